@@ -1,0 +1,1 @@
+//! A virtual disk that records, errs and loses power, served over NBD.

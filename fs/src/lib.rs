@@ -1,0 +1,1 @@
+//! A passthrough FUSE filesystem with handles that never repeat and an honest fsync.

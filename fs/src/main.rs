@@ -1,0 +1,3 @@
+//! The mount command of plugpull-fs.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Scenarios, the runner, crash-state exploration, oracles and reports.

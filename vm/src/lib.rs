@@ -1,0 +1,1 @@
+//! Guest images, accelerator probe, QEMU, templates and clones, guest channel, console watch.
