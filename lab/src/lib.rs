@@ -1,1 +1,3 @@
 //! Scenarios, the runner, crash-state exploration, oracles and reports.
+
+pub mod scenario;

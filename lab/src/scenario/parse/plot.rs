@@ -1,0 +1,395 @@
+//! The workload, its check and its power cut: what happens, at each size.
+
+use std::num::NonZeroU32;
+
+use toml::Spanned;
+
+use super::complaints::{Complaints, texts};
+use crate::scenario::{
+    Connections, CutPoint, Cuts, Cuttable, Judge, Load, Named, PowerCut, Profile, Program,
+    STATES_PER_CUT, Story, Writers,
+    names::named,
+    raw::{RawPowerCut, RawScenario, RawSizes, RawWorkload},
+};
+
+named! {
+    /// The workloads that the guest binary holds.
+    enum Builtin, "workload" {
+        /// initdb twice, compared.
+        PostgresInitdb = "postgres-initdb",
+        /// Load, update, vacuum, ask.
+        PostgresLoad = "postgres-load",
+        /// Transactions and their acknowledgements.
+        PostgresLedger = "postgres-ledger",
+        /// PostgreSQL above dm-flakey.
+        PostgresFlakey = "postgres-flakey",
+        /// Many writers.
+        Writers = "writers",
+        /// One page, one fsync.
+        PageFsync = "page-fsync",
+    }
+}
+
+impl Builtin {
+    /// The sizes it knows; any other would be ignored, so it is refused.
+    fn sizes(self) -> &'static [&'static str] {
+        match self {
+            Self::PostgresInitdb | Self::PageFsync => &[],
+            Self::PostgresLoad => &["connections", "rows", "rows_per_commit"],
+            Self::PostgresLedger | Self::PostgresFlakey => &["connections"],
+            Self::Writers => &["writers", "rounds", "files_per_round"],
+        }
+    }
+}
+
+/// PostgreSQL's own default of `max_connections` is 100, three are reserved.
+const MAX_CONNECTIONS: u32 = 90;
+
+/// The story of each profile. Sizes are the base's, with the profile's over it.
+pub(super) fn stories(
+    raw: &RawScenario,
+    profiles: &[Profile],
+    complaints: &mut Complaints,
+) -> Option<Vec<(Profile, Story)>> {
+    let Some(workload) = &raw.workload else {
+        complaints
+            .add(0..0, "the table `[workload]` is missing")
+            .expected("`[workload]` with `builtin = \"…\"`, or with `run = [\"…\"]`");
+        return None;
+    };
+    let mut stories = Vec::new();
+    for &profile in profiles {
+        let sizes = match profile {
+            Profile::Smoke => &raw.smoke,
+            Profile::Full => &raw.full,
+            Profile::Nightly => &raw.nightly,
+        };
+        stories
+            .push(story(raw, workload, sizes.as_ref(), complaints).map(|story| (profile, story)));
+    }
+    stories.into_iter().collect()
+}
+
+fn story(
+    raw: &RawScenario,
+    workload: &Spanned<RawWorkload>,
+    sizes: Option<&Spanned<RawSizes>>,
+    complaints: &mut Complaints,
+) -> Option<Story> {
+    let over = sizes.map(Spanned::get_ref);
+    let none = RawWorkload::default();
+    let over_workload = over.and_then(|over| over.workload.as_ref());
+    if let Some(over) = over_workload {
+        only_sizes(over, complaints);
+    }
+    let over_workload = over_workload.map_or(&none, Spanned::get_ref);
+    let resized = workload.get_ref().resized(over_workload);
+    let cut = match (
+        &raw.power_cut,
+        over.and_then(|over| over.power_cut.as_ref()),
+    ) {
+        (None, None) => None,
+        (None, Some(over)) => {
+            complaints
+                .add(over.span(), "there is no `[power-cut]` to change")
+                .expected("a table `[power-cut]` for all profiles");
+            return None;
+        }
+        (Some(base), over) => {
+            if let Some(cut) = over.and_then(|over| over.get_ref().cut.as_ref()) {
+                complaints
+                    .add(cut.span(), "`cut` is the same in every profile")
+                    .expected("`cut` in `[power-cut]`; `cuts` and `states` may change");
+            }
+            let none = RawPowerCut::default();
+            let resized = base.get_ref().resized(over.map_or(&none, Spanned::get_ref));
+            Some((base, power_cut(base, &resized, complaints)))
+        }
+    };
+    let plot = plot(raw, workload, &resized, complaints)?;
+    let Some((table, cut)) = cut else {
+        return match plot {
+            Plot::Ends(story) => Some(story),
+            Plot::CanBeCut(Cuttable::Program(program)) => Some(Story::Program(program)),
+            Plot::CanBeCut(_) => {
+                complaints
+                    .add(
+                        workload.span(),
+                        "this workload is judged after a power cut, and there is none",
+                    )
+                    .expected("a table `[power-cut]`");
+                None
+            }
+        };
+    };
+    match plot {
+        Plot::CanBeCut(cuttable) => Some(Story::PowerCut(cuttable, cut?)),
+        Plot::Ends(_) => {
+            complaints
+                .add(
+                    table.span(),
+                    "this workload keeps no ledger, so a power cut could not be judged",
+                )
+                .expected(
+                    "`postgres-ledger`, `page-fsync` or a program of your own as the workload",
+                );
+            None
+        }
+    }
+}
+
+fn only_sizes(over: &Spanned<RawWorkload>, complaints: &mut Complaints) {
+    let raw = over.get_ref();
+    let spans = [
+        ("builtin", raw.builtin.as_ref().map(Spanned::span)),
+        ("files", raw.files.as_ref().map(Spanned::span)),
+        ("run", raw.run.as_ref().map(Spanned::span)),
+        ("atomic", raw.atomic.as_ref().map(Spanned::span)),
+    ];
+    for (key, span) in spans {
+        if let Some(span) = span {
+            complaints
+                .add(span, format!("`{key}` is the same in every profile"))
+                .expected("only sizes here");
+        }
+    }
+}
+
+/// A workload before it is known whether the power goes.
+enum Plot {
+    Ends(Story),
+    CanBeCut(Cuttable),
+}
+
+fn plot(
+    raw: &RawScenario,
+    table: &Spanned<RawWorkload>,
+    workload: &RawWorkload,
+    complaints: &mut Complaints,
+) -> Option<Plot> {
+    match (&workload.builtin, &workload.run) {
+        (Some(name), None) => builtin(raw, complaints.one_of(name)?, workload, complaints),
+        (None, Some(run)) => {
+            refuse_sizes(workload, &[], "a program of your own", complaints);
+            let run = complaints.argv(run, &["dir", "seed"]);
+            let judge = judge(raw, workload, complaints);
+            Some(Plot::CanBeCut(Cuttable::Program(Program {
+                files: texts(&workload.files),
+                run: run?,
+                judge: judge?,
+            })))
+        }
+        (Some(_), Some(run)) => {
+            complaints
+                .add(run.span(), "a workload is built in or a program, not both")
+                .expected("either `builtin` or `run`");
+            None
+        }
+        (None, None) => {
+            complaints
+                .add(table.span(), "the workload does nothing")
+                .expected("`builtin = \"…\"` or `run = [\"…\"]`");
+            None
+        }
+    }
+}
+
+fn refuse_sizes(workload: &RawWorkload, known: &[&str], what: &str, complaints: &mut Complaints) {
+    for (key, size) in workload.sizes() {
+        if let Some(size) = size
+            && !known.contains(&key)
+        {
+            let own = match known {
+                [] => "none of the built-in sizes".to_owned(),
+                _ => super::diagnostic::listed(known.iter().copied()),
+            };
+            complaints
+                .add(size.span(), format!("`{key}` means nothing to {what}"))
+                .expected(own);
+        }
+    }
+}
+
+fn builtin(
+    raw: &RawScenario,
+    builtin: Builtin,
+    workload: &RawWorkload,
+    complaints: &mut Complaints,
+) -> Option<Plot> {
+    refuse_sizes(
+        workload,
+        builtin.sizes(),
+        &format!("`{builtin}`"),
+        complaints,
+    );
+    let spans = [
+        ("files", workload.files.as_ref().map(Spanned::span)),
+        ("atomic", workload.atomic.as_ref().map(Spanned::span)),
+        ("[check]", raw.check.as_ref().map(Spanned::span)),
+    ];
+    for (key, span) in spans {
+        if let Some(span) = span {
+            complaints
+                .add(span, format!("`{key}` is for a program of your own"))
+                .expected(format!("nothing: `{builtin}` brings its own oracles"));
+        }
+    }
+    let connections = |default, complaints: &mut Complaints| {
+        let n = complaints.number(
+            "connections",
+            &workload.connections,
+            default,
+            MAX_CONNECTIONS,
+        );
+        n.map(Connections)
+    };
+    Some(match builtin {
+        Builtin::PostgresInitdb => Plot::Ends(Story::Initdb),
+        Builtin::PostgresLoad => Plot::Ends(Story::Load(load(
+            workload,
+            connections(4, complaints),
+            complaints,
+        )?)),
+        Builtin::PostgresFlakey => Plot::Ends(Story::Flakey(connections(4, complaints)?)),
+        Builtin::Writers => Plot::Ends(Story::Writers(writers(workload, complaints)?)),
+        Builtin::PostgresLedger => {
+            Plot::CanBeCut(Cuttable::PostgresLedger(connections(4, complaints)?))
+        }
+        Builtin::PageFsync => Plot::CanBeCut(Cuttable::PageFsync),
+    })
+}
+
+fn load(
+    raw: &RawWorkload,
+    connections: Option<Connections>,
+    complaints: &mut Complaints,
+) -> Option<Load> {
+    let rows = complaints.number("rows", &raw.rows, 15_000, 10_000_000);
+    let batch = complaints.number("rows_per_commit", &raw.rows_per_commit, 1, 10_000_000);
+    Some(Load {
+        rows: rows?,
+        rows_per_commit: batch?,
+        connections: connections?,
+    })
+}
+
+fn writers(raw: &RawWorkload, complaints: &mut Complaints) -> Option<Writers> {
+    let writers = complaints.number("writers", &raw.writers, 250, 4096);
+    let rounds = complaints.number("rounds", &raw.rounds, 10, 1000);
+    let files = complaints.number("files_per_round", &raw.files_per_round, 20, 1000);
+    Some(Writers {
+        writers: writers?,
+        rounds: rounds?,
+        files_per_round: files?,
+    })
+}
+
+fn judge(raw: &RawScenario, workload: &RawWorkload, complaints: &mut Complaints) -> Option<Judge> {
+    let Some(check) = &raw.check else {
+        let atomic = workload.atomic.as_ref().is_some_and(|flag| *flag.get_ref());
+        return Some(Judge::Files { atomic });
+    };
+    if let Some(atomic) = &workload.atomic {
+        complaints
+            .add(
+                atomic.span(),
+                "`atomic` is for the files oracle, and `[check]` takes its place",
+            )
+            .expected("no `atomic`, or no `[check]`");
+    }
+    let Some(run) = &check.get_ref().run else {
+        complaints
+            .add(check.span(), "`run` is missing")
+            .expected("`run = [\"…\"]`, whose exit 0 is \"kept its promises\"");
+        return None;
+    };
+    Some(Judge::Check {
+        files: texts(&check.get_ref().files),
+        run: complaints.argv(run, &["dir", "ledger", "seed"])?,
+    })
+}
+
+/// More cuts or states than this would not end in a night.
+const MAX_CUTS: u32 = 100_000;
+const MAX_STATES: u32 = 10_000_000;
+
+fn power_cut(
+    table: &Spanned<RawPowerCut>,
+    raw: &RawPowerCut,
+    complaints: &mut Complaints,
+) -> Option<PowerCut> {
+    let cuts = match (&raw.cuts, &raw.cut) {
+        (Some(cuts), Some(cut)) => {
+            let span = cut.span().start.max(cuts.span().start)..cut.span().end.max(cuts.span().end);
+            complaints
+                .add(
+                    span,
+                    "`cuts` chooses points from the seed, `cut` names one: not both",
+                )
+                .expected("either `cuts` or `cut`");
+            None
+        }
+        (Some(_), None) => complaints
+            .number("cuts", &raw.cuts, 1, MAX_CUTS)
+            .map(Cuts::Seeded),
+        (None, Some(cut)) => cut_point(cut, complaints).map(Cuts::At),
+        (None, None) => Some(Cuts::Everywhere),
+    };
+    let fewest = match &cuts {
+        Some(Cuts::Seeded(cuts)) => cuts.get() * STATES_PER_CUT,
+        _ => STATES_PER_CUT,
+    };
+    let Some(written) = &raw.states else {
+        let states = NonZeroU32::new(fewest)?;
+        if matches!(cuts, Some(Cuts::Everywhere)) {
+            complaints
+                .add(table.span(), "a cut everywhere has no end by itself")
+                .expected("`states = …`, the most crash states to look at; or `cuts = …`");
+            return None;
+        }
+        return Some(PowerCut {
+            cuts: cuts?,
+            states,
+        });
+    };
+    let states = complaints.number("states", &raw.states, fewest, MAX_STATES)?;
+    if states.get() < fewest {
+        complaints
+            .add(written.span(), "`states` is too small for the cuts")
+            .expected(format!(
+                "at least {fewest}: for each cut nothing, everything and one seeded subset of what was pending"
+            ));
+        return None;
+    }
+    Some(PowerCut {
+        cuts: cuts?,
+        states,
+    })
+}
+
+fn cut_point(written: &Spanned<String>, complaints: &mut Complaints) -> Option<CutPoint> {
+    let (kind, rest) = written
+        .get_ref()
+        .split_once(' ')
+        .unwrap_or((written.get_ref(), ""));
+    let number = rest.parse::<u64>().ok().filter(|n| *n > 0);
+    let seconds = rest.strip_suffix(" s").and_then(|s| s.parse::<f64>().ok());
+    let point = match kind {
+        "request" => number.map(CutPoint::Request),
+        "flush" => number.map(CutPoint::Flush),
+        "mark" if !rest.is_empty() => Some(CutPoint::Mark(rest.to_owned())),
+        "time" => seconds
+            .filter(|s| (0.0..=86_400.0).contains(s))
+            .map(|s| CutPoint::TimeMs((s * 1000.0) as u64)),
+        _ => None,
+    };
+    if point.is_none() {
+        complaints
+            .add(
+                written.span(),
+                format!("`{}` is no cut point", written.get_ref()),
+            )
+            .expected("\"request N\", \"flush N\", \"mark TEXT\" or \"time 1.5 s\"");
+    }
+    point
+}

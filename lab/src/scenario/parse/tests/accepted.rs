@@ -1,0 +1,219 @@
+//! Files that are right, and what they mean.
+
+use std::{num::NonZeroU32, path::Path, sync::Arc};
+
+use super::{GOOD, parse, with};
+use crate::scenario::*;
+
+fn n(n: u32) -> NonZeroU32 {
+    NonZeroU32::new(n).expect("not zero")
+}
+
+#[test]
+fn a_file_means_what_it_says() {
+    let scenario = parse(GOOD).expect("right");
+    assert_eq!(scenario.name.as_str(), "s");
+    assert_eq!(scenario.disk.size, ByteCount(1 << 30));
+    assert_eq!(scenario.disk.bus, Bus::Virtio);
+    assert_eq!(scenario.expect, Expect::Pass);
+    let profiles: Vec<_> = scenario.profiles().collect();
+    assert_eq!(profiles, [Profile::Smoke, Profile::Full]);
+    let story = Story::PowerCut(
+        Cuttable::PostgresLedger(Connections(n(4))),
+        PowerCut {
+            cuts: Cuts::Seeded(n(10)),
+            states: n(30),
+        },
+    );
+    assert_eq!(scenario.story(Profile::Full), Some(&story));
+    assert_eq!(scenario.story(Profile::Nightly), None);
+}
+
+#[test]
+fn a_profile_changes_sizes_and_thresholds_with_them() {
+    let text = format!(
+        "{GOOD}[smoke.power-cut]\ncuts = 4\nstates = 12\n[full.workload]\nconnections = 8\n"
+    );
+    let scenario = Arc::new(parse(&text).expect("right"));
+    let shown = |profile| {
+        let thresholds = scenario.thresholds(profile);
+        let lines = thresholds
+            .iter()
+            .map(|t| format!("{t} (floor {})", t.floor));
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        shown(Profile::Full),
+        [
+            "oracle checks ≥ 1 (floor 1)",
+            "power cuts ≥ 10 (floor 4)",
+            "crash states ≥ 30 (floor 12)",
+            "cuts that dropped a completed write ≥ 8 (floor 3)",
+            "acknowledgements ≥ 1 (floor 1)",
+            "values served to readers ≥ 1 (floor 1)",
+            "checkpoints ≥ 1 (floor 1)",
+            "recycled WAL segments ≥ 1 (floor 1)",
+            "cuts inside a checkpoint ≥ 1 (floor 1)",
+        ]
+    );
+    assert!(shown(Profile::Smoke).contains(&"power cuts ≥ 4 (floor 4)".to_owned()));
+    let connections = |profile| match scenario.story(profile) {
+        Some(Story::PowerCut(Cuttable::PostgresLedger(connections), _)) => connections.0.get(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(connections(Profile::Smoke), 4);
+    assert_eq!(connections(Profile::Full), 8);
+}
+
+#[test]
+fn names_of_a_matrix_stand_for_what_tables_say() {
+    let text = with(
+        "lower = [\"ext4\", \"xfs\"]\nmount = [\"plugpull-fs\", \"native\"]",
+        r#"lower = ["nojournal"]
+mount = ["bindfs", "mutant"]
+[lower.nojournal]
+fs = "ext4"
+mkfs = ["-O", "^has_journal"]
+options = "commit=1"
+[mount.bindfs]
+run = ["bindfs", "-f", "{lower}", "{mount}"]
+packages = ["bindfs"]
+[mount.mutant]
+mutant = "fd-as-handle"
+threads = 8"#,
+    );
+    let matrix = parse(&text).expect("right").matrix;
+    assert_eq!(
+        matrix.lowers,
+        [Lower {
+            name: "nojournal".into(),
+            fs: Fs::Ext4,
+            mkfs: vec!["-O".into(), "^has_journal".into()],
+            options: "commit=1".into(),
+            mounted: true,
+        }]
+    );
+    let [bindfs, mutant] = &matrix.mounts[..] else {
+        panic!("{:?}", matrix.mounts);
+    };
+    let Server::Program { run, packages } = &bindfs.server else {
+        panic!("{bindfs:?}");
+    };
+    let paths = [("lower", "/lower"), ("mount", "/mnt")];
+    assert_eq!(run.filled(&paths), ["bindfs", "-f", "/lower", "/mnt"]);
+    assert_eq!(packages, &["bindfs"]);
+    assert_eq!(
+        mutant.server,
+        Server::PlugpullFs {
+            mutant: Some(Mutant::FdAsHandle),
+            threads: Some(n(8)),
+            options: String::new(),
+        }
+    );
+}
+
+#[test]
+fn a_stranger_brings_ten_lines() {
+    let text = r#"about = "My store keeps what it acknowledged"
+[matrix]
+image = ["debian13"]
+lower = ["ext4", "xfs"]
+mount = ["native"]
+[disk]
+size = "320 MiB"
+cache = "volatile"
+[workload]
+files = ["target/release/mystore"]
+run = ["./mystore", "fill", "{dir}", "--seed", "{seed}"]
+[check]
+run = ["./mystore", "verify", "{dir}", "{ledger}"]
+[power-cut]
+states = 2000
+"#;
+    let scenario = parse(text).expect("right");
+    let Some(Story::PowerCut(Cuttable::Program(program), cut)) = scenario.story(Profile::Smoke)
+    else {
+        panic!("{scenario:?}");
+    };
+    assert_eq!(program.files, ["target/release/mystore"]);
+    assert!(matches!(program.judge, Judge::Check { .. }));
+    assert_eq!((&cut.cuts, cut.states.get()), (&Cuts::Everywhere, 2000));
+
+    let files = text.replace(
+        "[check]\nrun = [\"./mystore\", \"verify\", \"{dir}\", \"{ledger}\"]\n",
+        "",
+    );
+    let scenario = parse(&files).expect("right");
+    let oracles = scenario.story(Profile::Smoke).expect("runs").oracles();
+    assert_eq!(oracles, [OracleName::Recovery, OracleName::Files]);
+}
+
+#[test]
+fn cut_points_are_read() {
+    for (text, point) in [
+        ("request 7", CutPoint::Request(7)),
+        ("flush 12", CutPoint::Flush(12)),
+        ("mark after load", CutPoint::Mark("after load".into())),
+        ("time 1.5 s", CutPoint::TimeMs(1500)),
+    ] {
+        let scenario = parse(&with("cuts = 10", &format!("cut = \"{text}\""))).expect(text);
+        match scenario.story(Profile::Smoke) {
+            Some(Story::PowerCut(_, cut)) => assert_eq!(cut.cuts, Cuts::At(point)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The suite's own files: every one is right, and together they hold what the
+/// suite promises.
+#[test]
+fn the_suite_is_whole() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/scenarios");
+    let images = ["debian12", "debian13", "debian13-backports"].map(ImageName::new);
+    let mut lines = Vec::new();
+    for loaded in load_dir(&dir, &images).expect("readable") {
+        let scenario = Arc::new(loaded.scenario.unwrap_or_else(|bad| panic!("{bad}")));
+        let cases = Profile::ALL.iter().map(|p| scenario.cases(*p).len());
+        let cases = cases.map(|n| n.to_string()).collect::<Vec<_>>().join("/");
+        let by = match scenario.expect {
+            Expect::Pass => "pass".into(),
+            Expect::Caught(by) => format!("caught by {by}"),
+        };
+        lines.push(format!("{} {cases} {by}", scenario.name));
+    }
+    assert_eq!(
+        lines,
+        [
+            "control-fd-as-handle 1/1/1 caught by writers",
+            "control-fsync-ignored 1/1/1 caught by ledger",
+            "control-lying-disk 1/1/1 caught by ledger",
+            "control-page-lying-disk 1/1/1 caught by ledger",
+            "page-power-cut 2/2/2 pass",
+            "postgres-flakey 3/9/18 pass",
+            "postgres-initdb 3/9/18 pass",
+            "postgres-load 3/9/18 pass",
+            "postgres-power-cut 3/9/18 pass",
+            "writers-250 3/9/18 pass",
+        ]
+    );
+}
+
+#[test]
+fn a_bad_file_does_not_hide_the_others() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("good.toml"), GOOD).expect("written");
+    std::fs::write(dir.path().join("bad.toml"), "about = ").expect("written");
+    std::fs::write(dir.path().join("bytes.toml"), b"about = \"\xff\"\n").expect("written");
+    std::fs::write(dir.path().join("notes.txt"), "not a scenario").expect("written");
+    let loaded = load_dir(dir.path(), &super::images()).expect("readable");
+    let shown: Vec<_> = loaded
+        .iter()
+        .map(|l| (l.name.as_str(), l.scenario.is_ok()))
+        .collect();
+    assert_eq!(shown, [("bad", false), ("bytes", false), ("good", true)]);
+    let bytes = loaded[1].scenario.as_ref().expect_err("bad").to_string();
+    assert!(
+        bytes.contains("bytes.toml:1:10") && bytes.contains("not UTF-8"),
+        "{bytes}"
+    );
+}

@@ -1,0 +1,304 @@
+//! What happens in a scenario, in types that hold no wrong combination: only a
+//! workload that keeps a ledger can have its power cut, only a program of the
+//! user's has a check of the user's.
+
+use std::num::NonZeroU32;
+
+use super::{
+    names::{Expect, OracleName},
+    proof::{Count, Threshold},
+};
+
+/// One scenario's plot at the size of one profile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Story {
+    /// initdb on the mount and on the lower filesystem give the same.
+    Initdb,
+    /// Load, update, vacuum, aggregate, stop, start, ask again.
+    Load(Load),
+    /// Many writers, each with files of its own.
+    Writers(Writers),
+    /// PostgreSQL above dm-flakey: it must stop, and lose nothing.
+    Flakey(Connections),
+    /// The power goes; what is left is judged.
+    PowerCut(Cuttable, PowerCut),
+    /// A program of the user's runs to its end and is judged there.
+    Program(Program),
+}
+
+/// A workload that says what it promises, so that its power can be cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cuttable {
+    /// PostgreSQL connections that record every acknowledgement.
+    PostgresLedger(Connections),
+    /// One page written and fsynced at a time.
+    PageFsync,
+    /// A program of the user's.
+    Program(Program),
+}
+
+/// How many connections work at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connections(pub NonZeroU32);
+
+/// The parameters of `postgres-load`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Rows in all.
+    pub rows: NonZeroU32,
+    /// Rows in one transaction; 1 commits them one by one.
+    pub rows_per_commit: NonZeroU32,
+    /// Connections that update while the rows are loaded.
+    pub connections: Connections,
+}
+
+/// The parameters of `writers`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Writers {
+    /// Concurrent writers.
+    pub writers: NonZeroU32,
+    /// Rounds that each of them makes.
+    pub rounds: NonZeroU32,
+    /// Files that each writer makes in each round.
+    pub files_per_round: NonZeroU32,
+}
+
+impl Writers {
+    /// Files made in all.
+    pub fn files(&self) -> u64 {
+        u64::from(self.writers.get())
+            * u64::from(self.rounds.get())
+            * u64::from(self.files_per_round.get())
+    }
+}
+
+/// A program of the user's and what judges it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Host files copied into the guest, beside each other.
+    pub files: Vec<String>,
+    /// The workload; `{dir}` and `{seed}` stand for values.
+    pub run: Argv,
+    /// What judges the state it leaves.
+    pub judge: Judge,
+}
+
+/// What judges the state that a user's program leaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Judge {
+    /// The files oracle: keys are paths, values the SHA-256 of the content.
+    Files {
+        /// Unacknowledged files are the old or the new content, whole.
+        atomic: bool,
+    },
+    /// A program; exit 0 is "kept its promises".
+    Check {
+        /// Further host files it needs.
+        files: Vec<String>,
+        /// `{dir}`, `{ledger}` and `{seed}` stand for values.
+        run: Argv,
+    },
+}
+
+/// A command line with placeholders, known to be spelt right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Argv(Vec<String>);
+
+impl Argv {
+    pub(crate) fn new(words: Vec<String>) -> Self {
+        Self(words)
+    }
+
+    /// The words as written.
+    pub fn words(&self) -> &[String] {
+        &self.0
+    }
+
+    /// The words with each `{name}` of `values` replaced. A value is never
+    /// searched for placeholders itself.
+    pub fn filled(&self, values: &[(&str, &str)]) -> Vec<String> {
+        self.0.iter().map(|word| fill(word, values)).collect()
+    }
+}
+
+fn fill(word: &str, values: &[(&str, &str)]) -> String {
+    let mut out = String::with_capacity(word.len());
+    let mut rest = word;
+    while let Some(open) = rest.find('{') {
+        let (before, from) = rest.split_at(open);
+        out.push_str(before);
+        let hit = values.iter().find_map(|(name, value)| {
+            let tail = from[1..].strip_prefix(name)?.strip_prefix('}')?;
+            Some((*value, tail))
+        });
+        (rest, _) = match hit {
+            Some((value, tail)) => (tail, out.push_str(value)),
+            None => (&from[1..], out.push('{')),
+        };
+    }
+    out.push_str(rest);
+    out
+}
+
+/// When the power goes and how much of what follows is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PowerCut {
+    /// Where.
+    pub cuts: Cuts,
+    /// Crash states at most, over all cuts.
+    pub states: NonZeroU32,
+}
+
+/// Where the power goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cuts {
+    /// At so many points chosen from the seed, while the workload runs.
+    Seeded(NonZeroU32),
+    /// At one given point.
+    At(CutPoint),
+    /// Everywhere in one recorded run, breadth first.
+    Everywhere,
+}
+
+/// One given point; the first of its kind is number 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CutPoint {
+    /// When so many requests have been submitted.
+    Request(u64),
+    /// When so many flushes have been submitted.
+    Flush(u64),
+    /// At the mark with this text.
+    Mark(String),
+    /// After so many milliseconds of the workload.
+    TimeMs(u64),
+}
+
+/// At each cut at least: durable only, everything submitted, one seeded subset.
+pub const STATES_PER_CUT: u32 = 3;
+
+impl Story {
+    /// The oracles that judge this story.
+    pub fn oracles(&self) -> &'static [OracleName] {
+        use OracleName as O;
+        match self {
+            Self::Initdb => &[O::Exit, O::Tree, O::Checksums, O::Log],
+            Self::Load(_) => &[O::Exit, O::Answers, O::Amcheck, O::Log],
+            Self::Writers(_) => &[O::Exit, O::Writers],
+            Self::Flakey(_) => &[O::Stopped, O::Recovery, O::Ledger, O::Log],
+            Self::PowerCut(Cuttable::PostgresLedger(_), _) => {
+                &[O::Recovery, O::Ledger, O::Amcheck, O::Checksums, O::Log]
+            }
+            Self::PowerCut(Cuttable::PageFsync, _) => &[O::Recovery, O::Ledger],
+            Self::PowerCut(Cuttable::Program(program), _) => match program.judge {
+                Judge::Files { .. } => &[O::Recovery, O::Files],
+                Judge::Check { .. } => &[O::Recovery, O::Check],
+            },
+            Self::Program(program) => match program.judge {
+                Judge::Files { .. } => &[O::Exit, O::Files],
+                Judge::Check { .. } => &[O::Exit, O::Check],
+            },
+        }
+    }
+
+    /// What a run of this story must have done before its verdict counts.
+    ///
+    /// A control stops being interesting once it is caught, so it proves only
+    /// that its oracle judged something real.
+    pub fn thresholds(&self, expect: &Expect, lossy: bool) -> Vec<Threshold> {
+        let mut wanted = vec![(Count::OracleChecks, 1)];
+        match expect {
+            Expect::Caught(_) => self.prove_control(&mut wanted),
+            Expect::Pass => self.prove_pass(lossy, &mut wanted),
+        }
+        let threshold = |(count, at_least)| Threshold::new(count, at_least);
+        wanted.into_iter().map(threshold).collect()
+    }
+
+    fn prove_control(&self, wanted: &mut Vec<(Count, u64)>) {
+        match self {
+            Self::PowerCut(Cuttable::Program(_), _) => {
+                wanted.extend([(Count::CrashStates, 1), (Count::Activity, 1)]);
+            }
+            Self::PowerCut(..) => wanted.extend([(Count::CrashStates, 1), (Count::Acks, 1)]),
+            Self::Flakey(_) => wanted.extend([(Count::FaultsFired, 1), (Count::Acks, 1)]),
+            Self::Initdb | Self::Load(_) | Self::Writers(_) | Self::Program(_) => {}
+        }
+    }
+
+    fn prove_pass(&self, lossy: bool, wanted: &mut Vec<(Count, u64)>) {
+        match self {
+            // initdb of PostgreSQL 15 makes 966 files; far fewer is no initdb.
+            Self::Initdb => wanted.push((Count::FilesVerified, 500)),
+            Self::Load(load) => {
+                wanted.extend([(Count::Rows, load.rows.get().into()), (Count::Updates, 1)]);
+            }
+            Self::Writers(writers) => wanted.extend([
+                (Count::FilesWritten, writers.files()),
+                (Count::FilesVerified, writers.files()),
+            ]),
+            Self::Flakey(_) => wanted.extend([(Count::FaultsFired, 1), (Count::Acks, 1)]),
+            Self::PowerCut(workload, cut) => {
+                cut.prove(lossy, wanted);
+                workload.prove(wanted);
+            }
+            Self::Program(_) => wanted.push((Count::Activity, 1)),
+        }
+    }
+}
+
+impl PowerCut {
+    fn prove(&self, lossy: bool, wanted: &mut Vec<(Count, u64)>) {
+        match &self.cuts {
+            Cuts::Seeded(cuts) => {
+                let cuts = u64::from(cuts.get());
+                wanted.extend([
+                    (Count::Cuts, cuts),
+                    (Count::CrashStates, cuts * u64::from(STATES_PER_CUT)),
+                ]);
+                if lossy {
+                    // Four in five: a cut right after a flush drops nothing.
+                    wanted.push((Count::DroppedCompletedCuts, (cuts * 4 / 5).max(1)));
+                }
+            }
+            Cuts::At(_) | Cuts::Everywhere => {
+                wanted.extend([(Count::Cuts, 1), (Count::CrashStates, 1)]);
+            }
+        }
+    }
+}
+
+impl Cuttable {
+    fn prove(&self, wanted: &mut Vec<(Count, u64)>) {
+        match self {
+            Self::PostgresLedger(_) => wanted.extend([
+                (Count::Acks, 1),
+                (Count::Served, 1),
+                (Count::Checkpoints, 1),
+                (Count::WalRecycled, 1),
+                (Count::CheckpointCuts, 1),
+            ]),
+            Self::PageFsync => wanted.push((Count::Acks, 1)),
+            // An acknowledgement without a write is a finding, so either will do.
+            Self::Program(_) => wanted.push((Count::Activity, 1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_filled_once() {
+        let argv = Argv::new(
+            ["{dir}/x", "{{seed}}", "{no}", "{dir", "{dir}{seed}"]
+                .map(str::to_owned)
+                .into(),
+        );
+        let values = [("dir", "{seed}"), ("seed", "7")];
+        assert_eq!(
+            argv.filled(&values),
+            ["{seed}/x", "{7}", "{no}", "{dir", "{seed}7"]
+        );
+    }
+}
