@@ -1,3 +1,5 @@
 //! Scenarios, the runner, crash-state exploration, oracles and reports.
 
+pub mod report;
 pub mod scenario;
+pub mod select;
