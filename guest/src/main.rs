@@ -1,3 +1,6 @@
 //! What runs inside a guest: init, agent, workloads and checkers in one static binary.
 
+mod process;
+mod workload;
+
 fn main() {}

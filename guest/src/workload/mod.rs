@@ -1,0 +1,67 @@
+//! The built-in workloads and checkers: they act and observe, and leave the
+//! judging to the oracles on the host.
+//!
+//! An error from here means that the workload could not be carried out (a
+//! missing program, a deadline). What the system under test did wrong is part
+//! of the observation instead.
+
+mod page;
+mod postgres;
+mod tree;
+mod writers;
+
+use std::path::{Path, PathBuf};
+
+use plugpull_protocol::{Observation, Promise, WorkloadRequest};
+
+/// Where promises go.
+pub trait Promises: Sync {
+    /// Have a promise recorded; returns when it has its place in the log.
+    ///
+    /// # Errors
+    /// When the host is gone.
+    fn record(&self, event: Promise) -> anyhow::Result<()>;
+}
+
+/// What workloads need of the guest they run in.
+pub struct Env<'a> {
+    /// Where promises go.
+    pub promises: &'a dyn Promises,
+    /// The directory of PostgreSQL's programs.
+    pub postgres_bin: PathBuf,
+    /// The user that the database runs as.
+    pub postgres_uid: u32,
+    /// And its group.
+    pub postgres_gid: u32,
+    /// A directory in memory, for sockets.
+    pub run_dir: PathBuf,
+}
+
+/// Carry out a workload or checker.
+///
+/// # Errors
+/// When it could not be carried out.
+pub fn run(request: WorkloadRequest, env: &Env) -> anyhow::Result<Observation> {
+    match request {
+        WorkloadRequest::Tree {
+            dir,
+            after,
+            contents,
+        } => tree::list(Path::new(&dir), after.as_deref(), contents),
+        WorkloadRequest::Writers { dir, files } => writers::write(Path::new(&dir), files),
+        WorkloadRequest::VerifyWriters { dir, files } => writers::verify(Path::new(&dir), files),
+        WorkloadRequest::PageFsync {
+            dir,
+            writes,
+            pages,
+            seed,
+        } => page::write(Path::new(&dir), writes, pages, seed, env.promises),
+        WorkloadRequest::PageCheck {
+            dir,
+            writes,
+            pages,
+            seed,
+        } => page::check(Path::new(&dir), writes, pages, seed),
+        of_postgres => postgres::run(of_postgres, env),
+    }
+}
