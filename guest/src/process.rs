@@ -171,12 +171,12 @@ impl Process {
             .with_context(|| format!("send {signal:?} to {}", self.line))
     }
 
-    /// True once it has exited.
+    /// True once it has exited; waits at most this long for it.
     ///
     /// # Errors
     /// When the kernel cannot say.
-    pub fn has_exited(&self) -> anyhow::Result<bool> {
-        self.exits_before(Instant::now())
+    pub fn exits_within(&self, timeout: Duration) -> anyhow::Result<bool> {
+        self.exits_before(Instant::now() + timeout)
     }
 
     /// Wait for its end; what is left of its group is killed then.
@@ -397,7 +397,7 @@ mod tests {
             .expect("it starts");
         assert_eq!(seen.recv_timeout(LONG), Ok(Some("one".into())));
         assert_eq!(seen.recv_timeout(LONG), Ok(Some("two".into())));
-        assert!(!process.has_exited().expect("known"));
+        assert!(!process.exits_within(Duration::ZERO).expect("known"));
         let pid = process.pid();
         drop(process);
         assert_eq!(seen.recv_timeout(LONG), Ok(None));

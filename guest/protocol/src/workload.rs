@@ -291,7 +291,7 @@ pub struct ServerLog {
 }
 
 /// How a server's life went.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerRun {
     /// It became ready.
@@ -326,7 +326,7 @@ pub struct BadBlock {
     pub block: u64,
 }
 
-/// What a load came to.
+/// What a load came to. A step that failed leaves what follows it empty.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoadRun {
@@ -334,12 +334,14 @@ pub struct LoadRun {
     pub before: Vec<plan::Answer>,
     /// The same after a clean stop and a new start.
     pub after: Vec<plan::Answer>,
+    /// What clients were told instead.
+    pub errors: Vec<String>,
     /// `pg_amcheck` at the end.
-    pub amcheck: Exited,
+    pub amcheck: Option<Exited>,
     /// The server's first life.
     pub first: ServerRun,
     /// Its second.
-    pub second: ServerRun,
+    pub second: Option<ServerRun>,
 }
 
 /// What a ledger run came to.

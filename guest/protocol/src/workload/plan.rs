@@ -309,15 +309,12 @@ mod tests {
             max_bytes: 9_000,
             seed: 3,
         };
-        let content = (0..100)
-            .map(|f| w.content(249, 9, f))
-            .find(|c| c.len() > 2 * RECORD)
+        let (file, content) = (0..100)
+            .map(|f| (f, w.content(249, 9, f)))
+            .find(|(_, c)| c.len() > 2 * RECORD)
             .expect("a long one");
-        assert!(content[RECORD..2 * RECORD].starts_with(b"W0249R009F"));
-        assert_eq!(
-            &content[RECORD..2 * RECORD],
-            b"W0249R009F000@00000020#00000003\n"
-        );
+        let record = format!("W0249R009F{file:03}@00000020#00000003\n");
+        assert_eq!(&content[RECORD..2 * RECORD], record.as_bytes());
         assert_ne!(w.content(1, 1, 1), w.content(2, 1, 1));
     }
 
