@@ -1,1 +1,5 @@
 //! Guest images, accelerator probe, QEMU, templates and clones, guest channel, console watch.
+
+pub mod cache;
+pub mod lock;
+pub mod process;
