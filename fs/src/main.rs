@@ -1,3 +1,168 @@
 //! The mount command of plugpull-fs.
+//!
+//! Exit codes: 0 when the mount has ended (or, in the background, stands), 1 when it
+//! could not be made or served, 2 for a mistake in the call.
 
-fn main() {}
+use std::io::{self, IsTerminal};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use plugpull_fs::options::{MountOptions, thread_count};
+use plugpull_fs::passthrough::IoMode;
+use plugpull_fs::serve::{Mounted, Plan};
+use plugpull_fs::sys::{Forked, fork};
+use rustix::io::{read, write};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use tracing_subscriber::EnvFilter;
+
+/// Shows a directory at another place through FUSE, with handles that never repeat
+/// and an honest fsync.
+///
+/// Also a mount helper: linked as /sbin/mount.fuse.plugpull-fs it serves
+/// `mount -t fuse.plugpull-fs SOURCE MOUNTPOINT -o OPTIONS`. Messages go to standard
+/// error, filtered by the environment variable RUST_LOG (such as `plugpull_fs=debug`).
+/// In the background, standard error is left once the mount stands.
+#[derive(Debug, Parser)]
+#[command(name = "plugpull-fs", version)]
+struct Cli {
+    /// The directory to show; nothing else may write to it meanwhile
+    source: PathBuf,
+    /// The directory over which to show it
+    mountpoint: PathBuf,
+    /// Stay in the foreground; otherwise return as soon as the mount stands
+    #[arg(short, long)]
+    foreground: bool,
+    /// Mount options, separated by commas: ro, nodev, nosuid, noexec, noatime, sync,
+    /// dirsync and their opposites, allow_other, default_permissions, fsname=NAME,
+    /// subtype=NAME, max_read=BYTES, threads=N, io=MODE; those of fstab are ignored
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<String>,
+    /// Dispatch threads [default: one per core, at least 2]
+    #[arg(long, value_name = "N", value_parser = thread_count)]
+    threads: Option<usize>,
+    /// How reads and writes travel: cached (in the kernel's page cache, written
+    /// through) or direct [default: cached]
+    #[arg(long, value_name = "MODE")]
+    io: Option<IoMode>,
+    /// Be wrong on purpose, in one way
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_name = "NAME")]
+    mutant: Option<plugpull_fs::mutant::Mutant>,
+    /// Say what is done (mount(8) passes this)
+    #[arg(short, hide = true)]
+    verbose: bool,
+    /// Passed by mount(8), without a meaning here
+    #[arg(short = 'n', hide = true)]
+    no_mtab: bool,
+    /// The type, passed by mount(8)
+    #[arg(short = 't', hide = true, value_name = "TYPE")]
+    fs_type: Option<String>,
+}
+
+impl Cli {
+    fn plan(&self) -> Plan {
+        let mut options = MountOptions::default();
+        for list in &self.options {
+            if let Err(message) = options.add(list) {
+                Cli::command()
+                    .error(ErrorKind::InvalidValue, message)
+                    .exit();
+            }
+        }
+        let threads = self.threads.or(options.threads);
+        Plan {
+            source: self.source.clone(),
+            mountpoint: self.mountpoint.clone(),
+            io: self.io.or(options.io).unwrap_or_default(),
+            threads: threads.unwrap_or_else(default_threads),
+            options,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let plan = cli.plan();
+    start_log(cli.verbose);
+    #[cfg(feature = "mutants")]
+    if let Some(mutant) = cli.mutant {
+        plugpull_fs::mutant::select(mutant);
+    }
+    let result = if cli.foreground {
+        Mounted::new(&plan).and_then(Mounted::serve)
+    } else {
+        in_background(&plan)
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("plugpull-fs: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A single thread would let one slow fsync hold up everything else.
+fn default_threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    cores.clamp(2, 256)
+}
+
+fn start_log(verbose: bool) {
+    let fallback = if verbose { "info" } else { "warn" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+}
+
+/// Returns in the parent when the child has mounted, or has said why it could not.
+fn in_background(plan: &Plan) -> Result<()> {
+    let (ready, announce) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    match fork().context("fork")? {
+        Forked::Parent => {
+            drop(announce);
+            wait_until_mounted(&ready)
+        }
+        Forked::Child => {
+            drop(ready);
+            serve_detached(plan, &announce)
+        }
+    }
+}
+
+fn wait_until_mounted(ready: &OwnedFd) -> Result<()> {
+    let mut byte = [0];
+    loop {
+        match read(ready, &mut byte) {
+            Ok(1) => return Ok(()),
+            // The child is gone. It shares standard error and has used it.
+            Ok(_) => std::process::exit(1),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => bail!("waiting for the server to mount: {error}"),
+        }
+    }
+}
+
+fn serve_detached(plan: &Plan, announce: &OwnedFd) -> Result<()> {
+    rustix::process::setsid().context("setsid")?;
+    let mounted = Mounted::new(plan)?;
+    rustix::process::chdir(Path::new("/")).context("chdir to /")?;
+    // Whoever reads our output must see its end when the parent ends.
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .context("open /dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    dup2_stderr(&null)?;
+    // A parent that was killed no longer reads; the mount stands all the same.
+    let _told = write(announce, &[1]);
+    mounted.serve()
+}

@@ -1,0 +1,298 @@
+//! The handle table: which open file the kernel means by a number.
+//!
+//! A handle is a number from a counter that never repeats, never a descriptor: the
+//! kernel gives a closed descriptor's number away at once, RELEASE comes after close()
+//! has returned, and nothing orders it against the next OPEN. RELEASE removes the
+//! entry *before* the descriptor closes; the descriptor closes when the last request
+//! that uses it is done. A number that is not in the table is EBADF, except to
+//! RELEASE, which may come twice after a restart.
+//!
+//! The locks never leave this file. They are held to look up or to change a map,
+//! never across a system call.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::passthrough::DirStream;
+use crate::{Errno, Result};
+
+const SHARDS: u64 = 64;
+
+/// The number by which the kernel names an open file or directory: 63 bits, never
+/// used twice in the life of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HandleId(u64);
+
+impl From<HandleId> for fuser::FileHandle {
+    fn from(id: HandleId) -> Self {
+        fuser::FileHandle(id.0)
+    }
+}
+
+impl From<fuser::FileHandle> for HandleId {
+    fn from(handle: fuser::FileHandle) -> Self {
+        HandleId(handle.0)
+    }
+}
+
+/// One FUSE open of a regular file, with a descriptor of its own.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    fd: OwnedFd,
+}
+
+impl OpenFile {
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        OpenFile { fd }
+    }
+}
+
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// One FUSE open of a directory.
+#[derive(Debug)]
+pub(crate) struct OpenDir {
+    fd: OwnedFd,
+    /// The position is state of the descriptor, so its users take turns.
+    pub(crate) stream: std::sync::Mutex<DirStream>,
+}
+
+impl OpenDir {
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        OpenDir {
+            fd,
+            stream: std::sync::Mutex::default(),
+        }
+    }
+}
+
+impl AsFd for OpenDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// All open files and directories of a mount.
+#[derive(Debug)]
+pub(crate) struct HandleTable {
+    next: AtomicU64,
+    files: Shards<OpenFile>,
+    dirs: Shards<OpenDir>,
+}
+
+impl HandleTable {
+    pub(crate) fn new() -> Self {
+        HandleTable {
+            next: AtomicU64::new(1),
+            files: Shards::new(),
+            dirs: Shards::new(),
+        }
+    }
+
+    /// Enters an open file and returns its number.
+    pub(crate) fn enter_file(&self, file: OpenFile) -> Result<HandleId> {
+        let id = self.number_for(&file)?;
+        self.files.insert(id, file);
+        Ok(id)
+    }
+
+    /// Enters an open directory and returns its number.
+    pub(crate) fn enter_dir(&self, dir: OpenDir) -> Result<HandleId> {
+        let id = self.number_for(&dir)?;
+        self.dirs.insert(id, dir);
+        Ok(id)
+    }
+
+    /// The open file of this number, or EBADF.
+    pub(crate) fn file(&self, id: HandleId) -> Result<Arc<OpenFile>> {
+        self.files.get(id)
+    }
+
+    /// The open directory of this number, or EBADF.
+    pub(crate) fn dir(&self, id: HandleId) -> Result<Arc<OpenDir>> {
+        self.dirs.get(id)
+    }
+
+    /// Forgets an open file; an unknown number is no error.
+    pub(crate) fn release_file(&self, id: HandleId) {
+        self.files.release(id);
+    }
+
+    /// Forgets an open directory; an unknown number is no error.
+    pub(crate) fn release_dir(&self, id: HandleId) {
+        self.dirs.release(id);
+    }
+
+    fn number_for(&self, _open: &impl AsFd) -> Result<HandleId> {
+        #[cfg(feature = "mutants")]
+        if founding_bug::active() {
+            return Ok(founding_bug::number_for(_open));
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        // Out of reach at a billion opens a second for two centuries; still, the
+        // promise is that a number does not come twice.
+        if number > i64::MAX.unsigned_abs() {
+            return Err(Errno::NFILE);
+        }
+        Ok(HandleId(number))
+    }
+}
+
+type Map<T> = HashMap<HandleId, Arc<T>>;
+
+/// Maps under several locks, so that threads seldom meet.
+#[derive(Debug)]
+struct Shards<T> {
+    shards: Vec<RwLock<Map<T>>>,
+}
+
+impl<T: AsFd> Shards<T> {
+    fn new() -> Self {
+        Shards {
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+        }
+    }
+
+    fn shard(&self, id: HandleId) -> &RwLock<Map<T>> {
+        &self.shards[(id.0 % SHARDS) as usize]
+    }
+
+    fn get(&self, id: HandleId) -> Result<Arc<T>> {
+        let map = self
+            .shard(id)
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        map.get(&id).cloned().ok_or(Errno::BADF)
+    }
+
+    fn insert(&self, id: HandleId, open: T) {
+        let replaced = {
+            let mut map = self
+                .shard(id)
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            map.insert(id, Arc::new(open))
+        };
+        // Nothing is ever replaced, but in the mutant, which must not close a
+        // descriptor a second time.
+        std::mem::forget(replaced);
+    }
+
+    fn release(&self, id: HandleId) {
+        #[cfg(feature = "mutants")]
+        if founding_bug::active() {
+            return founding_bug::release(self, id);
+        }
+        // The entry goes first and the lock with it; the descriptor closes after
+        // that, and not before the last request on it is done.
+        let removed = self.remove(id);
+        drop(removed);
+    }
+
+    fn remove(&self, id: HandleId) -> Option<Arc<T>> {
+        let mut map = self
+            .shard(id)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        map.remove(&id)
+    }
+}
+
+/// The mutants `fd-as-handle`: the descriptor's number is the handle, RELEASE closes
+/// and *then* removes.
+#[cfg(feature = "mutants")]
+mod founding_bug {
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::time::{Duration, Instant};
+
+    use super::{HandleId, Shards};
+    use crate::mutant::{Mutant, active as mutant_active};
+    use crate::sys;
+
+    /// How long the window between close and remove is held open.
+    const WINDOW: Duration = Duration::from_millis(2);
+
+    pub(super) fn active() -> bool {
+        mutant_active(Mutant::FdAsHandle) || mutant_active(Mutant::FdAsHandleBare)
+    }
+
+    pub(super) fn number_for(open: &impl AsFd) -> HandleId {
+        HandleId(open.as_fd().as_raw_fd().unsigned_abs().into())
+    }
+
+    pub(super) fn release<T: AsFd>(table: &Shards<T>, id: HandleId) {
+        let Ok(open) = table.get(id) else { return };
+        // Its error is the mutant's own affair: it may have lost the descriptor already.
+        let _closed = sys::close_number(open.as_fd().as_raw_fd());
+        std::mem::forget(open);
+        // From here on another thread may be given the same number by the kernel.
+        if mutant_active(Mutant::FdAsHandle) {
+            let end = Instant::now() + WINDOW;
+            while Instant::now() < end {
+                std::thread::yield_now();
+            }
+        }
+        // This removes that other file's entry. Never dropped, or it would close the
+        // descriptor once more, which is a different bug.
+        std::mem::forget(table.remove(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn open_null() -> OpenFile {
+        OpenFile::new(std::fs::File::open("/dev/null").unwrap().into())
+    }
+
+    #[test]
+    fn numbers_never_repeat_though_descriptors_do() {
+        let table = HandleTable::new();
+        let mut seen = HashSet::new();
+        for _ in 0..1000 {
+            let id = table.enter_file(open_null()).unwrap();
+            assert!(seen.insert(id), "{id:?} came twice");
+            table.release_file(id);
+        }
+        let dir = OpenDir::new(std::fs::File::open("/").unwrap().into());
+        assert!(seen.insert(table.enter_dir(dir).unwrap()));
+    }
+
+    #[test]
+    fn an_entry_lives_until_release_and_a_user_longer() {
+        let table = HandleTable::new();
+        let id = table.enter_file(open_null()).unwrap();
+        let in_use = table.file(id).unwrap();
+        table.release_file(id);
+        assert_eq!(table.file(id).unwrap_err(), Errno::BADF);
+        // A second RELEASE, as after a resend, is harmless.
+        table.release_file(id);
+        rustix::fs::fstat(&*in_use).unwrap();
+        assert_eq!(table.dir(id).unwrap_err(), Errno::BADF);
+    }
+
+    #[test]
+    fn threads_that_open_and_release_lose_no_entry() {
+        let table = HandleTable::new();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        let id = table.enter_file(open_null()).unwrap();
+                        table.file(id).expect("an entry was lost");
+                        table.release_file(id);
+                    }
+                });
+            }
+        });
+    }
+}

@@ -1,0 +1,211 @@
+//! The operations without a kernel: what only the server can get wrong.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use fuser::{FileType, INodeNo};
+
+use super::*;
+use crate::{Caller, TimeChange};
+
+fn mounted(dir: &Path) -> Passthrough {
+    Passthrough::new(dir, Settings::default()).unwrap()
+}
+
+fn os(name: &str) -> &OsStr {
+    OsStr::new(name)
+}
+
+fn node(entry: &Entry) -> NodeId {
+    entry.attr.ino.into()
+}
+
+#[test]
+fn a_name_that_walks_is_refused_everywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = mounted(dir.path());
+    let root = NodeId::ROOT;
+    let link = fs
+        .symlink(Caller::ROOT, root, os("l"), Path::new("/"))
+        .unwrap();
+    for bad in ["", ".", "..", "a/b", "../x", "/etc/passwd"] {
+        let bad = os(bad);
+        let caller = Caller::ROOT;
+        assert_eq!(fs.lookup(root, bad).unwrap_err(), Errno::INVAL);
+        assert_eq!(
+            fs.mkdir(caller, root, bad, 0o755).unwrap_err(),
+            Errno::INVAL
+        );
+        assert_eq!(
+            fs.create(caller, root, bad, 0o644, 0).unwrap_err(),
+            Errno::INVAL
+        );
+        assert_eq!(fs.link(node(&link), root, bad).unwrap_err(), Errno::INVAL);
+        assert_eq!(fs.unlink(root, bad).unwrap_err(), Errno::INVAL);
+        let rename = fs.rename(caller, (root, os("l")), (root, bad), 0);
+        assert_eq!(rename.unwrap_err(), Errno::INVAL);
+    }
+}
+
+#[test]
+fn a_symbolic_link_is_never_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = mounted(dir.path());
+    let root = NodeId::ROOT;
+    std::os::unix::fs::symlink("/etc", dir.path().join("l")).unwrap();
+    let link = fs.lookup(root, os("l")).unwrap();
+    assert_eq!(link.attr.kind, FileType::Symlink);
+    assert_eq!(
+        fs.lookup(node(&link), os("passwd")).unwrap_err(),
+        Errno::NOTDIR
+    );
+    assert_eq!(fs.open(node(&link), 0).unwrap_err(), Errno::NXIO);
+    assert_eq!(fs.readlink(node(&link)).unwrap(), b"/etc");
+    // A hard link of it is another name of the link, not of its target.
+    let second = fs.link(node(&link), root, os("m")).unwrap();
+    assert_eq!((second.attr.ino, second.attr.nlink), (link.attr.ino, 2));
+}
+
+#[test]
+fn a_fifo_is_not_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = mounted(dir.path());
+    let mode = 0o644 | libc::S_IFIFO;
+    let fifo = fs
+        .mknod(Caller::ROOT, NodeId::ROOT, os("p"), mode, 0)
+        .unwrap();
+    assert_eq!(
+        fs.open(node(&fifo), libc::O_RDONLY).unwrap_err(),
+        Errno::NXIO
+    );
+}
+
+#[test]
+fn a_mount_below_the_source_is_refused() {
+    // `/proc` is a mount point of the host's root.
+    let fs = mounted(Path::new("/"));
+    assert_eq!(
+        fs.lookup(NodeId::ROOT, os("proc")).unwrap_err(),
+        Errno::XDEV
+    );
+}
+
+#[test]
+fn append_and_direct_do_not_reach_the_lower_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = mounted(dir.path());
+    let flags = libc::O_RDWR | libc::O_APPEND | libc::O_DIRECT;
+    let (entry, handle) = fs
+        .create(Caller::ROOT, NodeId::ROOT, os("f"), 0o644, flags)
+        .unwrap();
+    assert_eq!(fs.write(handle, 0, b"abcdef", WriteSync::No), Ok(6));
+    // On an O_APPEND descriptor this would land at the end.
+    assert_eq!(fs.write(handle, 1, b"XY", WriteSync::Full), Ok(2));
+    let mut buffer = [0; 16];
+    assert_eq!(fs.read(handle, 0, &mut buffer), Ok(6));
+    assert_eq!(&buffer[..6], b"aXYdef");
+    fs.release(handle);
+    assert_eq!(fs.read(handle, 0, &mut buffer).unwrap_err(), Errno::BADF);
+    assert_eq!(fs.fsync(handle, false).unwrap_err(), Errno::BADF);
+    let reopened = fs.open(node(&entry), flags).unwrap();
+    assert_ne!(reopened, handle);
+}
+
+#[test]
+fn a_name_that_came_into_being_is_looked_up_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = mounted(dir.path());
+    std::fs::write(dir.path().join("f"), "theirs").unwrap();
+    let create = |flags| fs.create(Caller::ROOT, NodeId::ROOT, os("f"), 0o644, flags);
+    assert_eq!(
+        create(libc::O_RDWR | libc::O_TRUNC).unwrap_err(),
+        Errno::STALE
+    );
+    assert_eq!(
+        create(libc::O_RDWR | libc::O_EXCL).unwrap_err(),
+        Errno::EXIST
+    );
+    assert_eq!(std::fs::read(dir.path().join("f")).unwrap(), b"theirs");
+}
+
+#[test]
+fn write_flags_are_those_of_the_request() {
+    assert_eq!(WriteSync::from_request_flags(libc::O_RDWR), WriteSync::No);
+    assert_eq!(
+        WriteSync::from_request_flags(libc::O_DSYNC),
+        WriteSync::Data
+    );
+    assert_eq!(WriteSync::from_request_flags(libc::O_SYNC), WriteSync::Full);
+}
+
+#[test]
+fn a_refused_name_comes_again_and_is_not_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a", "b", "c"] {
+        std::fs::write(dir.path().join(name), "").unwrap();
+    }
+    let fs = mounted(dir.path());
+    let handle = fs.opendir(NodeId::ROOT).unwrap();
+    let (mut seen, mut offset) = (Vec::new(), 0);
+    // Room for one name per call.
+    for _ in 0..6 {
+        let mut room = 1;
+        fs.readdirplus(NodeId::ROOT, handle, offset, |listed, _| {
+            if room == 0 {
+                return false;
+            }
+            room -= 1;
+            offset = listed.next;
+            seen.push(listed.name.clone());
+            true
+        })
+        .unwrap();
+    }
+    seen.sort();
+    assert_eq!(seen, [".", "..", "a", "b", "c"].map(OsStr::new));
+    assert_eq!(fs.nodes.known(), (3, 3));
+    for name in ["a", "b", "c"] {
+        let entry = fs.lookup(NodeId::ROOT, os(name)).unwrap();
+        fs.forget(node(&entry), 2);
+    }
+    assert_eq!(fs.nodes.known(), (0, 0));
+}
+
+#[test]
+fn setattr_sets_owner_before_mode_and_times_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = mounted(dir.path());
+    std::fs::write(dir.path().join("f"), "0123456789").unwrap();
+    let entry = fs.lookup(NodeId::ROOT, os("f")).unwrap();
+    let change = SetAttr {
+        mode: Some(0o4755),
+        uid: Some(7),
+        gid: Some(8),
+        size: Some(4),
+        mtime: TimeChange::At {
+            seconds: -2,
+            nanoseconds: 500_000_000,
+        },
+        ..SetAttr::default()
+    };
+    let attr = fs.setattr(node(&entry), None, &change).unwrap();
+    assert_eq!(
+        (attr.uid, attr.gid, attr.perm, attr.size),
+        (7, 8, 0o4755, 4)
+    );
+    let stat = fstat(std::fs::File::open(dir.path().join("f")).unwrap()).unwrap();
+    assert_eq!((stat.st_mtime, stat.st_mtime_nsec), (-2, 500_000_000));
+}
+
+#[test]
+fn the_root_keeps_its_own_number_in_getattr() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = mounted(dir.path());
+    let native = fstat(std::fs::File::open(dir.path()).unwrap()).unwrap();
+    assert_eq!(
+        fs.getattr(NodeId::ROOT).unwrap().ino,
+        INodeNo(native.st_ino)
+    );
+    let unknown = NodeId::from(INodeNo(0xdead_beef));
+    assert_eq!(fs.getattr(unknown).unwrap_err(), Errno::STALE);
+}

@@ -1,0 +1,71 @@
+//! Operations on extended attributes.
+//!
+//! They go through the magic link, because the f-calls refuse `O_PATH` descriptors.
+//! POSIX ACLs pass as the attributes that they are; the kernel does not evaluate them
+//! here (see the crate's notes on permissions).
+
+use std::ffi::OsStr;
+
+use rustix::fs::{XattrFlags, getxattr, listxattr, removexattr, setxattr};
+
+use super::Passthrough;
+use crate::{NodeId, Result};
+
+/// What a caller that may only have asked for the size gets.
+#[derive(Debug)]
+pub enum XattrAnswer {
+    /// The size that a buffer must have.
+    Size(usize),
+    /// The value or the list.
+    Data(Vec<u8>),
+}
+
+impl Passthrough {
+    /// getxattr(2); a `size` of zero asks how long the value is.
+    ///
+    /// # Errors
+    /// Those of getxattr(2).
+    pub fn getxattr(&self, node: NodeId, name: &OsStr, size: u32) -> Result<XattrAnswer> {
+        let node = self.nodes.get(node)?;
+        answer(size, |buffer| getxattr(node.magic_link(), name, buffer))
+    }
+
+    /// listxattr(2); a `size` of zero asks how long the list is.
+    ///
+    /// # Errors
+    /// Those of listxattr(2).
+    pub fn listxattr(&self, node: NodeId, size: u32) -> Result<XattrAnswer> {
+        let node = self.nodes.get(node)?;
+        answer(size, |buffer| listxattr(node.magic_link(), buffer))
+    }
+
+    /// setxattr(2).
+    ///
+    /// # Errors
+    /// Those of setxattr(2).
+    pub fn setxattr(&self, node: NodeId, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
+        let node = self.nodes.get(node)?;
+        let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
+        setxattr(node.magic_link(), name, value, flags)
+    }
+
+    /// removexattr(2).
+    ///
+    /// # Errors
+    /// Those of removexattr(2).
+    pub fn removexattr(&self, node: NodeId, name: &OsStr) -> Result<()> {
+        let node = self.nodes.get(node)?;
+        removexattr(node.magic_link(), name)
+    }
+}
+
+fn answer(size: u32, call: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<XattrAnswer> {
+    // The system calls themselves take an empty buffer as the question for the size.
+    let mut buffer = vec![0; size as usize];
+    let length = call(&mut buffer)?;
+    if size == 0 {
+        return Ok(XattrAnswer::Size(length));
+    }
+    buffer.truncate(length);
+    Ok(XattrAnswer::Data(buffer))
+}

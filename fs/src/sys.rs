@@ -1,0 +1,118 @@
+//! The system calls that rustix does not have, wrapped so that the rest is safe.
+#![expect(
+    unsafe_code,
+    reason = "setfsuid, fork, sigwait and a close that reports its error exist only in libc"
+)]
+
+use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
+
+use crate::{Errno, Result};
+
+/// Sets the filesystem user id of the calling thread; needs `CAP_SETUID`.
+///
+/// Unlike seteuid(2) in glibc this concerns one thread only: setfsuid(2) is a plain
+/// system call.
+pub fn set_thread_fsuid(uid: u32) {
+    // SAFETY: takes and returns plain integers.
+    unsafe { libc::setfsuid(uid) };
+}
+
+/// Sets the filesystem group id of the calling thread; needs `CAP_SETGID`.
+pub fn set_thread_fsgid(gid: u32) {
+    // SAFETY: takes and returns plain integers.
+    unsafe { libc::setfsgid(gid) };
+}
+
+/// Closes a descriptor and reports what close(2) said.
+///
+/// # Errors
+/// Any error of close(2); the descriptor is gone in every case.
+pub fn close(fd: OwnedFd) -> Result<()> {
+    close_number(fd.into_raw_fd())
+}
+
+/// Closes whatever descriptor has this number at the moment.
+///
+/// Only the mutants that are *about* descriptor numbers call this from outside.
+///
+/// # Errors
+/// Any error of close(2).
+pub(crate) fn close_number(fd: RawFd) -> Result<()> {
+    // SAFETY: close(2) of any integer is defined; the callers own the descriptor,
+    // or are mutants whose error is to close what they should not.
+    match unsafe { libc::close(fd) } {
+        0 => Ok(()),
+        _ => Err(last_error()),
+    }
+}
+
+/// What [`fork`] returns to whom.
+#[derive(Debug)]
+pub enum Forked {
+    /// In the old process.
+    Parent,
+    /// In the new one.
+    Child,
+}
+
+/// Forks a process that has one thread.
+///
+/// # Errors
+/// Any error of fork(2), and `EBUSY` when other threads are running, for they would
+/// not exist in the child while their locks would.
+pub fn fork() -> Result<Forked> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads != 1 {
+        return Err(Errno::BUSY);
+    }
+    // SAFETY: no other thread exists, as checked above, so the child may run any code.
+    match unsafe { libc::fork() } {
+        -1 => Err(last_error()),
+        0 => Ok(Forked::Child),
+        _ => Ok(Forked::Parent),
+    }
+}
+
+/// Signals that are blocked everywhere and fetched by [`BlockedSignals::wait`].
+#[derive(Debug)]
+pub struct BlockedSignals(libc::sigset_t);
+
+impl BlockedSignals {
+    /// Blocks the signals that ask a server to end, SIGTERM, SIGINT and SIGHUP, in this
+    /// thread and those that it starts later.
+    ///
+    /// # Errors
+    /// Any error of pthread_sigmask(3).
+    pub fn termination() -> Result<Self> {
+        // SAFETY: sigemptyset initialises the set before it is read, and every pointer
+        // is to a live local.
+        unsafe {
+            let mut set = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+                libc::sigaddset(&mut set, signal);
+            }
+            match libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) {
+                0 => Ok(Self(set)),
+                error => Err(Errno::from_raw_os_error(error)),
+            }
+        }
+    }
+
+    /// Waits for one of the signals and returns its number.
+    ///
+    /// # Errors
+    /// Any error of sigwait(3).
+    pub fn wait(&self) -> Result<i32> {
+        let mut signal = 0;
+        // SAFETY: both pointers are to live values of the right type.
+        match unsafe { libc::sigwait(&self.0, &mut signal) } {
+            0 => Ok(signal),
+            error => Err(Errno::from_raw_os_error(error)),
+        }
+    }
+}
+
+fn last_error() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
