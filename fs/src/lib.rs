@@ -20,6 +20,7 @@ pub mod adapter;
 mod attr;
 mod caller;
 mod handles;
+mod mounting;
 pub mod mutant;
 mod nodes;
 pub mod options;

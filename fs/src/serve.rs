@@ -4,20 +4,17 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use fuser::{MountOption, Session, SessionACL, SessionUnmounter};
+use fuser::{Session, SessionUnmounter};
 use rustix::fs::Mode;
-use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Resource, getrlimit, setrlimit, umask};
 use tracing::{info, warn};
 
 use crate::Errno;
 use crate::adapter::Adapter;
+use crate::mounting::{detach, mount_as_root, mount_as_user};
 use crate::options::MountOptions;
 use crate::passthrough::{IoMode, Passthrough, Settings};
 use crate::sys::BlockedSignals;
-
-/// The type that mount(8) shows is `fuse.` and this.
-const SUBTYPE: &str = "plugpull-fs";
 
 /// Everything that is needed to mount.
 #[derive(Debug, Clone)]
@@ -63,9 +60,10 @@ impl Mounted {
         };
         let fs = Passthrough::new(&source, settings)
             .with_context(|| format!("open source {}", source.display()))?;
-        let config = session_config(plan, &source);
-        let session = Session::new(Adapter::new(fs), &mountpoint, &config)
-            .with_context(|| format!("mount on {}", mountpoint.display()))?;
+        let root = rustix::process::geteuid().is_root();
+        let mount = if root { mount_as_root } else { mount_as_user };
+        let adapter = Adapter::new(fs);
+        let session = mount(adapter, &source, &mountpoint, plan.threads, &plan.options)?;
         info!(
             source = %source.display(),
             mountpoint = %mountpoint.display(),
@@ -99,38 +97,6 @@ impl Mounted {
     }
 }
 
-fn session_config(plan: &Plan, source: &Path) -> fuser::Config {
-    let root = rustix::process::geteuid().is_root();
-    let options = &plan.options;
-    let mut mount_options = options.to_fuser();
-    let name = match &options.source_name {
-        Some(name) => name.clone(),
-        None => source.to_string_lossy().into_owned(),
-    };
-    mount_options.push(MountOption::FSName(name));
-    let subtype = options.subtype.as_deref().unwrap_or(SUBTYPE);
-    mount_options.push(if root {
-        // fuser keeps its own variant for fusermount; the kernel takes it as an option.
-        MountOption::CUSTOM(format!("subtype={subtype}"))
-    } else {
-        MountOption::Subtype(subtype.to_owned())
-    });
-    // A server with root's rights must not let others in unless the kernel checks them.
-    let permissions = MountOption::DefaultPermissions;
-    if (root || options.allow_other) && !mount_options.contains(&permissions) {
-        mount_options.push(permissions);
-    }
-    let mut config = fuser::Config::default();
-    config.acl = if root || options.allow_other {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
-    };
-    config.n_threads = Some(plan.threads);
-    config.mount_options = mount_options;
-    config
-}
-
 fn existing_dir(path: &Path) -> Result<PathBuf> {
     let found = path
         .canonicalize()
@@ -158,25 +124,17 @@ fn unmount_on_signal(signals: &BlockedSignals, mountpoint: &Path, unmounter: Ses
                 return;
             }
         }
-        let Some(unmounter) = unmounter.take() else {
+        let Some(mut unmounter) = unmounter.take() else {
             warn!("asked again: ending although files are in use");
             std::process::exit(1);
         };
-        if let Err(error) = detach(mountpoint, unmounter) {
+        let unmounted = match detach(mountpoint) {
+            // Not root: fusermount3 has to do it.
+            Err(Errno::PERM) => unmounter.unmount(),
+            unmounted => unmounted.map_err(Into::into),
+        };
+        if let Err(error) = unmounted {
             warn!(%error, mountpoint = %mountpoint.display(), "cannot unmount");
         }
-    }
-}
-
-fn detach(mountpoint: &Path, mut unmounter: SessionUnmounter) -> std::io::Result<()> {
-    match unmount(mountpoint, UnmountFlags::NOFOLLOW) {
-        Err(Errno::BUSY) => {
-            warn!("in use: serving open files until they are closed");
-            let flags = UnmountFlags::NOFOLLOW | UnmountFlags::DETACH;
-            unmount(mountpoint, flags).map_err(Into::into)
-        }
-        // Not root: fusermount3 has to do it.
-        Err(Errno::PERM) => unmounter.unmount(),
-        unmounted => unmounted.map_err(Into::into),
     }
 }
