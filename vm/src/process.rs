@@ -20,6 +20,7 @@ mod stream;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub struct Cmd {
     stdout: Sink,
     stderr: Sink,
     own_group: bool,
+    inherited: Vec<OwnedFd>,
 }
 
 /// Where a command's standard input comes from.
@@ -155,6 +157,7 @@ impl Cmd {
             stdout: Sink::Default,
             stderr: Sink::Default,
             own_group: false,
+            inherited: Vec::new(),
         }
     }
 
@@ -222,6 +225,14 @@ impl Cmd {
     #[must_use]
     pub fn own_group(mut self) -> Cmd {
         self.own_group = true;
+        self
+    }
+
+    /// Lets the child have this descriptor, under the same number. The parent's
+    /// copy is closed once the child runs; no other child ever sees it.
+    #[must_use]
+    pub fn inherit(mut self, fd: OwnedFd) -> Cmd {
+        self.inherited.push(fd);
         self
     }
 

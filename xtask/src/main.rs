@@ -1,3 +1,41 @@
-//! The command line of the testbed: cargo xtask.
+//! `cargo xtask`: a thin command line over `plugpull-lab`.
 
-fn main() {}
+mod bench;
+mod ci;
+mod commands;
+mod options;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use options::{Command, Options};
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("PLUGPULL_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let options = Options::parse();
+    let outcome = match options.command {
+        Command::TestVm(args) => test::test_vm(&args),
+        Command::Test(args) => test::test(&args),
+        Command::Shell(args) => commands::shell(&args),
+        Command::Image(args) => commands::image(&args),
+        Command::Doctor(args) => commands::doctor(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Ci(args) => ci::run(&args),
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            let exit = commands::Exit::of(&error);
+            eprintln!("error: {error:#}");
+            exit.into()
+        }
+    }
+}

@@ -205,7 +205,7 @@ pub enum Request {
         /// True for `write back`.
         volatile: bool,
     },
-    /// Attach the run's payload disk and mount it read-only at `/payload`.
+    /// Attach the run's payload disk and mount it read-only at `/mnt/payload`.
     AttachPayload,
     /// Put a table on a device-mapper device: made, or swapped with
     /// `--nolockfs` where it exists.

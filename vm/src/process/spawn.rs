@@ -1,6 +1,7 @@
 //! Turns a [`Cmd`] into a running child: streams, group, parent-death signal.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{OnceLock, mpsc};
@@ -78,17 +79,22 @@ fn prepare(cmd: Cmd, unredirected: fn() -> Stdio) -> Command {
     if cmd.own_group {
         command.process_group(0);
     }
-    die_with_parent(&mut command);
+    before_exec(&mut command, cmd.inherited);
     command
 }
 
 #[expect(
     unsafe_code,
-    reason = "pre_exec is the only way to set the parent-death signal"
+    reason = "pre_exec is the only way to set the parent-death signal and to pass descriptors"
 )]
-fn die_with_parent(command: &mut Command) {
+fn before_exec(command: &mut Command, inherited: Vec<OwnedFd>) {
     let parent = getpid();
     let hook = move || {
+        // Cleared here and not in the parent, where another child that starts
+        // at the same time would inherit the descriptor too.
+        for fd in &inherited {
+            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+        }
         set_parent_process_death_signal(Some(Signal::KILL))?;
         // The parent may have died before the signal was asked for; then it
         // would never come.
@@ -99,7 +105,7 @@ fn die_with_parent(command: &mut Command) {
         }
     };
     // SAFETY: the hook runs between fork and exec, where only
-    // async-signal-safe calls are allowed: it makes two plain system calls and
+    // async-signal-safe calls are allowed: it makes plain system calls and
     // neither allocates nor takes a lock.
     unsafe { command.pre_exec(hook) };
 }

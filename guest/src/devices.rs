@@ -1,0 +1,104 @@
+//! Disks by names that do not race.
+//!
+//! `vda` and `vdb` change places from boot to boot; serials do not.
+
+use std::{
+    fs,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use plugpull_protocol::Device;
+
+/// The device node of a disk or device-mapper device.
+///
+/// # Errors
+/// When there is none; the message lists the serials that exist.
+pub(crate) fn node(device: &Device) -> Result<PathBuf> {
+    match device {
+        Device::Serial(serial) => by_serial(serial),
+        Device::Mapper(name) => by_mapper(name),
+    }
+}
+
+/// `/dev/NAME` of the disk whose serial this is.
+pub(crate) fn by_serial(serial: &str) -> Result<PathBuf> {
+    let mut seen = Vec::new();
+    for entry in fs::read_dir("/sys/block")? {
+        let entry = entry?;
+        // virtio-blk has `serial` beside the queue, nvme and scsi below the
+        // device; scsi keeps it in the unit's VPD page 80, after a header.
+        let found = ["serial", "device/serial"]
+            .iter()
+            .find_map(|file| fs::read_to_string(entry.path().join(file)).ok())
+            .or_else(|| {
+                let page = fs::read(entry.path().join("device/vpd_pg80")).ok()?;
+                Some(String::from_utf8_lossy(page.get(4..)?).into_owned())
+            });
+        if let Some(found) = found {
+            if found.trim() == serial {
+                return Ok(Path::new("/dev").join(entry.file_name()));
+            }
+            seen.push(found.trim().to_owned());
+        }
+    }
+    bail!("no disk has the serial {serial:?}; there are {seen:?}")
+}
+
+fn by_mapper(name: &str) -> Result<PathBuf> {
+    for entry in fs::read_dir("/sys/block")? {
+        let entry = entry?;
+        if fs::read_to_string(entry.path().join("dm/name")).is_ok_and(|found| found.trim() == name) {
+            return Ok(Path::new("/dev").join(entry.file_name()));
+        }
+    }
+    bail!("there is no device-mapper device {name:?}")
+}
+
+/// Directory of the device in sysfs.
+pub(crate) fn sysfs(node: &Path) -> Result<PathBuf> {
+    let name = node.file_name().with_context(|| format!("{} names no device", node.display()))?;
+    Ok(Path::new("/sys/block").join(name))
+}
+
+/// Size in 512-byte sectors.
+pub(crate) fn sectors(node: &Path) -> Result<u64> {
+    let path = sysfs(node)?.join("size");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    text.trim().parse().with_context(|| format!("{} holds {text:?}", path.display()))
+}
+
+/// Write back and forget the block device's own cache, so that a content that
+/// changed below is read anew (`BLKFLSBUF`, block/ioctl.c).
+pub(crate) fn flush_buffers(node: &Path) -> Result<()> {
+    let device = fs::File::open(node).with_context(|| format!("open {}", node.display()))?;
+    blkflsbuf(&device).with_context(|| format!("BLKFLSBUF on {}", node.display()))?;
+    Ok(())
+}
+
+#[expect(unsafe_code, reason = "rustix has no wrapper for BLKFLSBUF")]
+fn blkflsbuf(device: &fs::File) -> rustix::io::Result<()> {
+    const BLKFLSBUF: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 97);
+    // SAFETY: BLKFLSBUF takes no argument and returns nothing through memory.
+    unsafe { rustix::ioctl::ioctl(device.as_fd(), rustix::ioctl::NoArg::<BLKFLSBUF>::new()) }
+}
+
+/// `MAJOR:MINOR` as the kernel's tracepoints encode it: `major << 20 | minor`.
+pub(crate) fn kernel_dev(node: &Path) -> Result<u64> {
+    let path = sysfs(node)?.join("dev");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let (major, minor) = text
+        .trim()
+        .split_once(':')
+        .with_context(|| format!("{} holds {text:?}", path.display()))?;
+    Ok(major.parse::<u64>()? << 20 | minor.parse::<u64>()?)
+}
+
+/// Tell the kernel how to see the disk's write cache
+/// (Documentation/block/writeback_cache_control.rst).
+pub(crate) fn set_write_cache(node: &Path, volatile: bool) -> Result<()> {
+    let path = sysfs(node)?.join("queue/write_cache");
+    let word = if volatile { "write back" } else { "write through" };
+    fs::write(&path, word).with_context(|| format!("set {} to {word:?}", path.display()))
+}

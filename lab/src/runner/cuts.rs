@@ -1,0 +1,162 @@
+//! Where to cut the power in a recorded run: a function of recording and seed.
+
+use plugpull_disk::{CutPoint, Entry, Recording, Seq};
+use plugpull_protocol::{
+    Promise,
+    workload::{MARK_CHECKPOINT_BEGIN, MARK_CHECKPOINT_END},
+};
+
+/// What cut points are chosen from.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Timeline {
+    /// What the workload said, in order.
+    pub(super) promises: Vec<(u64, Promise)>,
+    /// When writes without FUA completed: a cut right there takes at least
+    /// that write away from a disk that forgets.
+    volatile_writes: Vec<u64>,
+    /// The last entry.
+    end: u64,
+}
+
+/// A cut that was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Chosen {
+    pub(super) cut: CutPoint,
+    pub(super) in_checkpoint: bool,
+}
+
+impl Timeline {
+    /// Read a recording's marks and completions. Marks that are no promises
+    /// are none of ours and are passed over.
+    pub(super) fn of(recording: &Recording) -> Self {
+        let promises = recording
+            .marks()
+            .filter_map(|mark| Some((mark.seq.0, serde_json::from_slice(&mark.text).ok()?)))
+            .collect();
+        let volatile_writes = recording
+            .entries()
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Complete(complete) if complete.errno == 0 => {
+                    let submit = recording.submit(complete.id)?;
+                    (submit.is_write() && !submit.fua).then_some(complete.seq.0)
+                }
+                _ => None,
+            })
+            .collect();
+        Self { promises, volatile_writes, end: recording.last_seq().0 }
+    }
+
+    /// How many writes a cut could have taken away.
+    pub(super) fn volatile_writes(&self) -> u64 {
+        self.volatile_writes.len() as u64
+    }
+
+    /// Where the first acknowledgement is; nothing before it can be lost.
+    fn first_ack(&self) -> Option<u64> {
+        self.promises.iter().find(|(_, promise)| matches!(promise, Promise::Ack { .. })).map(|(seq, _)| *seq)
+    }
+
+    /// From each checkpoint's request to its return; one that never returned
+    /// lasts to the end.
+    fn checkpoints(&self) -> Vec<(u64, u64)> {
+        let mut windows = Vec::new();
+        let mut open = None;
+        for (seq, promise) in &self.promises {
+            let Promise::Mark { text } = promise else { continue };
+            if text.starts_with(MARK_CHECKPOINT_BEGIN) {
+                open = Some(*seq);
+            } else if text.starts_with(MARK_CHECKPOINT_END)
+                && let Some(begin) = open.take()
+            {
+                windows.push((begin, *seq));
+            }
+        }
+        windows.extend(open.map(|begin| (begin, self.end + 1)));
+        windows
+    }
+
+    /// Choose cuts after the first acknowledgement, about half of them inside
+    /// checkpoints, the last one where the plug was really pulled.
+    pub(super) fn choose(&self, count: u32, seed: u64) -> Vec<Chosen> {
+        let Some(first) = self.first_ack() else { return Vec::new() };
+        let windows = self.checkpoints();
+        let inside = |seq: u64| windows.iter().any(|(begin, end)| *begin < seq && seq < *end);
+        let under_load = self.volatile_writes.iter().copied().filter(|seq| *seq > first && *seq < self.end);
+        let (mut within, mut without): (Vec<u64>, Vec<u64>) = under_load.partition(|seq| inside(*seq));
+        let mut random = fastrand::Rng::with_seed(seed);
+        random.shuffle(&mut within);
+        random.shuffle(&mut without);
+        let seeded = (count as usize).saturating_sub(1);
+        let mut points: Vec<u64> = within.iter().copied().take(seeded.div_ceil(2)).collect();
+        let rest = without.iter().chain(within.iter().skip(points.len())).copied();
+        let missing = seeded - points.len();
+        points.extend(rest.take(missing).collect::<Vec<_>>());
+        points.push(self.end);
+        points.sort_unstable();
+        points.dedup();
+        points.into_iter().map(|seq| self.chosen(seq)).collect()
+    }
+
+    /// The place where the plug was really pulled.
+    pub(super) fn end(&self) -> Chosen {
+        self.chosen(self.end)
+    }
+
+    fn chosen(&self, seq: u64) -> Chosen {
+        let in_checkpoint = self.checkpoints().iter().any(|(begin, end)| *begin < seq && seq < *end);
+        Chosen { cut: CutPoint(Seq(seq)), in_checkpoint }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(text: &str) -> Promise {
+        Promise::Mark { text: text.to_owned() }
+    }
+
+    fn timeline() -> Timeline {
+        let ack = Promise::Ack { conn: 0, key: String::from("k") };
+        Timeline {
+            promises: vec![
+                (20, ack),
+                (100, mark("checkpoint-begin 1")),
+                (150, mark("checkpoint-end 1 recycled 0")),
+                (390, mark("checkpoint-begin 2")),
+            ],
+            volatile_writes: (1..400).collect(),
+            end: 400,
+        }
+    }
+
+    #[test]
+    fn cuts_come_after_the_first_acknowledgement_and_half_inside_checkpoints() {
+        for seed in 0..50 {
+            let chosen = timeline().choose(10, seed);
+            assert_eq!(chosen.len(), 10);
+            assert!(chosen.iter().all(|chosen| chosen.cut.0.0 > 20), "{chosen:?}");
+            assert!(chosen.iter().filter(|chosen| chosen.in_checkpoint).count() >= 5, "{chosen:?}");
+            assert_eq!(chosen.last().map(|chosen| chosen.cut.0.0), Some(400));
+        }
+    }
+
+    #[test]
+    fn the_seed_decides_and_nothing_else() {
+        assert_eq!(timeline().choose(10, 7), timeline().choose(10, 7));
+        assert_ne!(timeline().choose(10, 7), timeline().choose(10, 8));
+    }
+
+    #[test]
+    fn without_an_acknowledgement_there_is_nothing_to_cut() {
+        let silent = Timeline { promises: Vec::new(), ..timeline() };
+        assert!(silent.choose(10, 1).is_empty());
+    }
+
+    #[test]
+    fn few_candidates_give_few_cuts() {
+        let short = Timeline { volatile_writes: vec![30, 31], ..timeline() };
+        assert_eq!(short.choose(10, 1).len(), 3);
+    }
+}

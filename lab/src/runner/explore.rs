@@ -1,0 +1,200 @@
+//! Checks crash states: mount what a cut left, let the program recover, look,
+//! and compare with what was promised by then. Many states are checked in one
+//! guest; the disk's content is swapped between them.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+use plugpull_disk::{ContentDigest, CrashState, Keep, PowerCut, Recording, Seed, View};
+use plugpull_protocol::{Observation, WorkloadRequest, workload::LEDGER_CONF};
+use plugpull_vm::Trouble;
+
+use super::{
+    Stage,
+    cuts::{Chosen, Timeline},
+    power_cut::{PAGE_WRITES, PAGES},
+};
+use crate::{
+    base::cluster_dir,
+    oracle::{self, Ledger},
+    scenario::{Count, Cuttable, OracleName},
+    session::Session,
+};
+
+/// Recovery, reading, amcheck, stop and pg_checksums of one state.
+const RECOVER_TIMEOUT: Duration = Duration::from_secs(300);
+const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What is explored.
+pub(super) struct Plan<'a> {
+    pub(super) base: &'a View,
+    pub(super) recording: &'a Recording,
+    pub(super) timeline: &'a Timeline,
+    pub(super) cuts: &'a [Chosen],
+    pub(super) states: u32,
+}
+
+/// What a state came to: seen once, judged for every ledger that it meets.
+#[derive(Debug, Clone)]
+enum Seen {
+    Observed(Box<Observation>),
+    /// The filesystem or its server did not come up, or the guest's kernel
+    /// failed: a finding about this state.
+    Unusable(String),
+}
+
+/// Check the states of every cut, breadth first: what is durable at every cut
+/// before anything else at any.
+pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -> Result<()> {
+    let mut cuts = Vec::new();
+    for chosen in plan.cuts {
+        let cut = PowerCut::new(plan.base, plan.recording, chosen.cut)?;
+        stage.count(Count::Cuts, 1);
+        stage.count(Count::CheckpointCuts, u64::from(chosen.in_checkpoint));
+        let dropped = cut.crash_state(&Keep::DurableOnly)?.dropped_completed.len();
+        stage.count(Count::DroppedCompletedCuts, u64::from(dropped > 0));
+        cuts.push(cut);
+    }
+    let mut checker = Checker { session: None, seen: HashMap::new(), guests: 0 };
+    let mut budget = plan.states;
+    for round in 0..crate::scenario::STATES_PER_CUT {
+        for cut in &cuts {
+            if budget == 0 || stage.control_is_caught() {
+                return Ok(());
+            }
+            budget -= 1;
+            let keep = match round {
+                0 => Keep::DurableOnly,
+                1 => Keep::Everything,
+                _ => Keep::Subset(Seed(stage.seed).derive(cut.state().cut.0.0)),
+            };
+            let state = cut.crash_state(&keep)?;
+            let seen = checker.see(stage, workload, &state)?;
+            let ledger = Ledger::at(&plan.timeline.promises, state.cut.0.0);
+            judge(stage, workload, &state, &seen, &ledger);
+        }
+    }
+    Ok(())
+}
+
+/// A guest that checks states, replaced when a state was too much for it.
+struct Checker<'a> {
+    session: Option<Session<'a>>,
+    seen: HashMap<ContentDigest, Seen>,
+    guests: u32,
+}
+
+impl<'a> Checker<'a> {
+    fn see(&mut self, stage: &mut Stage<'a>, workload: &Cuttable, state: &CrashState) -> Result<Seen> {
+        stage.count(Count::CrashStates, 1);
+        let digest = state.view.digest()?;
+        if let Some(seen) = self.seen.get(&digest) {
+            return Ok(seen.clone());
+        }
+        stage.count(Count::UniqueStates, 1);
+        let start = Instant::now();
+        let seen = self.check(stage, workload, state)?;
+        stage.spent("check", start);
+        self.seen.insert(digest, seen.clone());
+        Ok(seen)
+    }
+
+    fn check(&mut self, stage: &mut Stage<'a>, workload: &Cuttable, state: &CrashState) -> Result<Seen> {
+        let log = stage.dir.join(format!("check-{}.disklog", state.id));
+        let mut session = match self.session.take() {
+            Some(mut session) => {
+                session.swap(state.view.clone(), &log)?;
+                session
+            }
+            None => {
+                self.guests += 1;
+                stage.session(&format!("check-{}", self.guests), state.view.clone(), false)?
+            }
+        };
+        let looked = look(&mut session, stage, workload);
+        let seen = match looked {
+            Ok(observation) => Seen::Observed(Box::new(observation)),
+            Err(error) => match error.downcast_ref::<Trouble>() {
+                Some(trouble @ (Trouble::Refused(_) | Trouble::Kernel { .. } | Trouble::Hung { .. })) => {
+                    Seen::Unusable(trouble.to_string())
+                }
+                _ => return Err(error),
+            },
+        };
+        // A guest whose state was unusable is not trusted with the next one.
+        if matches!(seen, Seen::Observed(_)) {
+            match session.unmount_all() {
+                Ok(()) => self.session = Some(session),
+                Err(trouble) => return Ok(Seen::Unusable(format!("unmount after the check: {trouble}"))),
+            }
+        }
+        if !stage.bed.setup().keep {
+            // The log of a check is only its store; the state can be made again.
+            let _ = std::fs::remove_file(&log);
+        }
+        Ok(seen)
+    }
+}
+
+fn look(session: &mut Session<'_>, stage: &Stage<'_>, workload: &Cuttable) -> Result<Observation> {
+    session.mount_lower(&stage.case.lower)?;
+    let at = session.mount(&stage.case.mount)?;
+    match workload {
+        Cuttable::PostgresLedger(_) => {
+            let request = WorkloadRequest::PostgresRecover {
+                dir: cluster_dir(at),
+                seed: stage.seed,
+                full: true,
+                conf: LEDGER_CONF.iter().map(|line| (*line).to_owned()).collect(),
+                timeout_ms: session.timeout_ms(RECOVER_TIMEOUT / 4),
+            };
+            session.workload(request, RECOVER_TIMEOUT)
+        }
+        Cuttable::PageFsync => {
+            let request = WorkloadRequest::PageCheck {
+                dir: format!("{at}/pages"),
+                writes: PAGE_WRITES,
+                pages: PAGES,
+                seed: stage.seed,
+            };
+            session.workload(request, PAGE_TIMEOUT)
+        }
+        Cuttable::Program(_) => bail!("cutting the power of a program of your own is not built yet"),
+    }
+}
+
+fn judge(stage: &mut Stage<'_>, workload: &Cuttable, state: &CrashState, seen: &Seen, ledger: &Ledger) {
+    let id = Some(state.id.as_str());
+    let observation = match seen {
+        Seen::Observed(observation) => observation,
+        Seen::Unusable(why) => {
+            stage.judged(OracleName::Recovery, [why.clone()], id);
+            // What cannot be mounted has lost all that was promised.
+            stage.judged(OracleName::Ledger, oracle::all_lost(ledger), id);
+            return;
+        }
+    };
+    match (&**observation, workload) {
+        (Observation::Recover(recovered), Cuttable::PostgresLedger(connections)) => {
+            stage.judged(OracleName::Recovery, oracle::recovery(recovered), id);
+            stage.judged(OracleName::Ledger, oracle::ledger(ledger, stage.seed, connections.0.get(), recovered), id);
+            stage.judged(OracleName::Log, oracle::server_log(&recovered.server.log), id);
+            if let Some(amcheck) = &recovered.amcheck {
+                stage.judged(OracleName::Amcheck, oracle::amcheck(amcheck), id);
+            }
+            if let Some(checksums) = &recovered.checksums {
+                stage.judged(OracleName::Checksums, oracle::checksums(checksums, "after recovery"), id);
+            }
+        }
+        (Observation::Pages { size, pages }, Cuttable::PageFsync) => {
+            stage.judged(OracleName::Recovery, [], id);
+            stage.judged(OracleName::Ledger, oracle::pages(ledger, PAGE_WRITES, PAGES, *size, pages), id);
+        }
+        (other, _) => {
+            stage.judged(OracleName::Recovery, [format!("the check answered {other:?}")], id);
+        }
+    }
+}

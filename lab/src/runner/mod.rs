@@ -1,0 +1,152 @@
+//! Tells a case's story in guests and collects what came of it.
+//!
+//! A runner acts, counts and asks oracles; it never decides what an
+//! observation means. An error out of here is never a failure of the program
+//! under test: it is Infra.
+
+mod cuts;
+mod explore;
+mod flakey;
+mod initdb;
+mod load;
+mod power_cut;
+mod writers;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Result, bail};
+use plugpull_disk::View;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    base::{Base, Kind, Wanted},
+    scenario::{Case, Count, Counts, Expect, OracleName, Story},
+    session::{Opening, Session},
+    testbed::Testbed,
+};
+
+pub use power_cut::Progress;
+
+/// What came of a story.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Proof of effect.
+    pub counts: Counts,
+    /// Where the time went, in seconds by phase.
+    pub seconds: BTreeMap<String, f64>,
+    /// The oracles that gave at least one judgement.
+    pub applied: BTreeSet<OracleName>,
+    /// What they found.
+    pub failures: Vec<Failure>,
+    /// What the console warned of.
+    pub warnings: Vec<String>,
+}
+
+/// A finding, with the crash state it was made in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Which oracle.
+    pub oracle: OracleName,
+    /// What it says.
+    pub detail: String,
+    /// The state, where there is one.
+    pub state: Option<String>,
+}
+
+/// Tell a case's story; artefacts go below `dir`.
+///
+/// # Errors
+/// When the story could not be told to its end: the host's or the guest's
+/// trouble, never the program's failure. What was collected until then stays
+/// in `outcome`.
+pub fn run(bed: &Testbed, case: &Case, dir: &Path, outcome: &mut Outcome) -> Result<()> {
+    let mut stage = Stage { bed, case, dir, seed: seed_of(bed.setup().seed, case), outcome };
+    match &case.story {
+        Story::Initdb => initdb::run(&mut stage),
+        Story::Load(load) => load::run(&mut stage, load),
+        Story::Writers(writers) => writers::run(&mut stage, writers),
+        Story::Flakey(_) => flakey::run(&mut stage),
+        Story::PowerCut(workload, cut) => power_cut::run(&mut stage, workload, cut),
+        Story::Program(_) => bail!("running a program of your own is not built yet"),
+    }
+}
+
+/// The case's own seed: cases of one run must not repeat each other's choices.
+fn seed_of(seed: u64, case: &Case) -> u64 {
+    let hash = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(case.name.as_str()).finalize();
+    u64::from_le_bytes(std::array::from_fn(|i| hash[i]))
+}
+
+/// What every story needs.
+struct Stage<'a> {
+    bed: &'a Testbed,
+    case: &'a Case,
+    dir: &'a Path,
+    seed: u64,
+    outcome: &'a mut Outcome,
+}
+
+impl<'a> Stage<'a> {
+    /// The base disk of this case, made now if it is missing.
+    fn base(&mut self, kind: Kind) -> Result<Base> {
+        let start = Instant::now();
+        let (case, disk) = (self.case, self.case.scenario.disk);
+        let base = Base::ensure(self.bed, Wanted { image: &case.image, lower: &case.lower, disk, kind })?;
+        self.spent("base", start);
+        Ok(base)
+    }
+
+    /// A guest on a disk of this content.
+    fn session(&mut self, name: &str, view: View, record: bool) -> Result<Session<'a>> {
+        let start = Instant::now();
+        let logs = self.dir.join(name);
+        let opening = Opening {
+            image: &self.case.image,
+            spec: self.case.scenario.disk,
+            view,
+            log: self.log(name),
+            record,
+            seed: self.seed,
+            logs: &logs,
+        };
+        let session = Session::start(self.bed, opening)?;
+        self.spent("clone", start);
+        Ok(session)
+    }
+
+    /// Where the disk log of a session goes.
+    fn log(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.disklog"))
+    }
+
+    fn count(&mut self, what: Count, n: u64) {
+        self.outcome.counts.add(what, n);
+    }
+
+    fn spent(&mut self, phase: &str, since: Instant) {
+        *self.outcome.seconds.entry(phase.to_owned()).or_default() += since.elapsed().as_secs_f64();
+    }
+
+    /// Take what an oracle said.
+    fn judged(&mut self, oracle: OracleName, findings: impl IntoIterator<Item = String>, state: Option<&str>) {
+        self.outcome.applied.insert(oracle);
+        self.count(Count::OracleChecks, 1);
+        for detail in findings {
+            let state = state.map(str::to_owned);
+            self.outcome.failures.push(Failure { oracle, detail, state });
+        }
+    }
+
+    /// Whether the oracle that must catch this control has caught it: nothing
+    /// more can be learned then.
+    fn control_is_caught(&self) -> bool {
+        match self.case.scenario.expect {
+            Expect::Caught(oracle) => self.outcome.failures.iter().any(|failure| failure.oracle == oracle),
+            Expect::Pass => false,
+        }
+    }
+}

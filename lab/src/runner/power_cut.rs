@@ -1,0 +1,208 @@
+//! A program makes promises on a recorded disk until the plug is pulled; then
+//! every chosen crash state is checked against what was promised by then.
+
+use std::{
+    num::NonZeroU32,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use plugpull_disk::{CutTrigger, Disk, End, Recording, View};
+use plugpull_protocol::{
+    Promise, WorkloadRequest,
+    workload::{LEDGER_CONF, MARK_CHECKPOINT_END},
+};
+
+use super::{
+    Stage,
+    cuts::{Chosen, Timeline},
+    explore,
+};
+use crate::{
+    base::{Kind, LEDGER_CONNECTIONS, cluster_dir},
+    scenario::{Count, CutPoint as CutAt, Cuts, Cuttable, PowerCut},
+    session::Session,
+};
+
+/// From the workload's start until it is worth cutting.
+const RIPE_TIMEOUT: Duration = Duration::from_secs(300);
+/// From there to the cut: a few hundred requests.
+const CUT_TIMEOUT: Duration = Duration::from_secs(120);
+/// The workload's own end, far behind every cut.
+const LOAD_MS: u64 = 3_600_000;
+/// Acknowledgements that a run must have before it is cut.
+const RIPE_ACKS: u64 = 150;
+/// Checkpoints likewise: the second is the first that recycles segments.
+const RIPE_CHECKPOINTS: u64 = 3;
+/// How many further requests the seed may choose the cut among.
+const CUT_WINDOW: u64 = 400;
+const CHECKPOINT_EVERY_MS: u64 = 700;
+const READER_EVERY_MS: u64 = 100;
+const SERVER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The page program: so many single-page writes, over so many pages.
+pub(super) const PAGE_WRITES: u32 = 4_000;
+pub(super) const PAGES: u32 = 64;
+
+pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut) -> Result<()> {
+    let kind = match workload {
+        Cuttable::PostgresLedger(connections) => {
+            ensure!(
+                connections.0.get() == LEDGER_CONNECTIONS,
+                "the prepared tables serve {LEDGER_CONNECTIONS} connections, not {}",
+                connections.0
+            );
+            Kind::Cluster
+        }
+        Cuttable::PageFsync => Kind::Empty,
+        Cuttable::Program(_) => bail!("cutting the power of a program of your own is not built yet"),
+    };
+    let base = stage.base(kind)?.view()?;
+    let recording = record(stage, workload, cut, base.clone())?;
+    let timeline = Timeline::of(&recording);
+    count_timeline(stage, &timeline);
+    ensure!(
+        matches!(recording.end(), End::Complete),
+        "the recording is truncated and proves nothing: {:?}",
+        recording.end()
+    );
+    let cuts = choose(&timeline, &cut.cuts, cut.states, stage.seed);
+    explore::run(stage, workload, &explore::Plan { base: &base, recording: &recording, timeline: &timeline, cuts: &cuts, states: cut.states.get() })
+}
+
+/// Run the workload until its power is cut, and keep the recording.
+fn record(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut, base: View) -> Result<Recording> {
+    let mut session = stage.session("load", base, true)?;
+    session.mount_lower(&stage.case.lower)?;
+    let at = session.mount(&stage.case.mount)?;
+    let start = Instant::now();
+    if let Cuts::At(at) = &cut.cuts {
+        session.disk().arm(trigger(at)?)?;
+    }
+    session.begin(request(&session, workload, at, stage.seed))?;
+    if !matches!(cut.cuts, Cuts::At(_)) {
+        ripen(&session, workload)?;
+        let further = 1 + fastrand::Rng::with_seed(stage.seed).u64(0..CUT_WINDOW);
+        let now = session.disk().counts().requests();
+        session.disk().arm(CutTrigger::Request(now + further))?;
+    }
+    let disk = session.disk().clone();
+    session
+        .guest()
+        .wait_until("the power cut", stage.bed.scale(CUT_TIMEOUT), || disk.end().is_some())
+        .context("run the workload until its power is cut")?;
+    stage.spent("load", start);
+    stage.outcome.warnings = session.guest().warnings();
+    let disk: Disk = session.pull_the_plug()?;
+    let recording = disk.finish_cut()?;
+    Ok(recording)
+}
+
+fn trigger(at: &CutAt) -> Result<CutTrigger> {
+    Ok(match at {
+        CutAt::Request(n) => CutTrigger::Request(*n),
+        CutAt::Flush(n) => CutTrigger::Flush(*n),
+        CutAt::Mark(text) => CutTrigger::Mark(text.clone().into_bytes()),
+        CutAt::TimeMs(_) => bail!("a cut at a time is not built yet; cut at a request, a flush or a mark"),
+    })
+}
+
+fn request(session: &Session<'_>, workload: &Cuttable, at: &str, seed: u64) -> WorkloadRequest {
+    match workload {
+        Cuttable::PostgresLedger(connections) => WorkloadRequest::PostgresLedger {
+            dir: cluster_dir(at),
+            connections: connections.0.get(),
+            seed,
+            conf: LEDGER_CONF.iter().map(|line| (*line).to_owned()).collect(),
+            transactions: u64::from(u32::MAX),
+            load_ms: LOAD_MS,
+            checkpoint_every_ms: CHECKPOINT_EVERY_MS,
+            reader_every_ms: READER_EVERY_MS,
+            timeout_ms: session.timeout_ms(SERVER_TIMEOUT),
+        },
+        Cuttable::PageFsync | Cuttable::Program(_) => {
+            WorkloadRequest::PageFsync { dir: format!("{at}/pages"), writes: PAGE_WRITES, pages: PAGES, seed }
+        }
+    }
+}
+
+/// Wait until a cut would mean something: enough acknowledged, checkpoints
+/// passed, segments recycled.
+fn ripen(session: &Session<'_>, workload: &Cuttable) -> Result<()> {
+    let progress = session.progress();
+    let (acks, checkpoints) = match workload {
+        Cuttable::PostgresLedger(_) => (RIPE_ACKS, RIPE_CHECKPOINTS),
+        Cuttable::PageFsync | Cuttable::Program(_) => (RIPE_ACKS, 0),
+    };
+    session
+        .guest()
+        .wait_until("acknowledgements and checkpoints of the load", session.scale(RIPE_TIMEOUT), || {
+            progress.acks() >= acks && progress.checkpoints() >= checkpoints
+        })
+        .with_context(|| {
+            format!(
+                "the load had {} of {acks} acknowledgements and {} of {checkpoints} checkpoints",
+                progress.acks(),
+                progress.checkpoints()
+            )
+        })
+}
+
+fn choose(timeline: &Timeline, cuts: &Cuts, states: NonZeroU32, seed: u64) -> Vec<Chosen> {
+    match cuts {
+        Cuts::Seeded(count) => timeline.choose(count.get(), seed),
+        Cuts::At(_) => vec![timeline.end()],
+        // As many cuts as the budget of states allows, three states each.
+        Cuts::Everywhere => timeline.choose(states.get().div_ceil(crate::scenario::STATES_PER_CUT), seed),
+    }
+}
+
+pub(super) fn count_timeline(stage: &mut Stage<'_>, timeline: &Timeline) {
+    let mut recycled = 0;
+    for (_, promise) in &timeline.promises {
+        match promise {
+            Promise::Ack { .. } => stage.count(Count::Acks, 1),
+            Promise::Served { .. } => stage.count(Count::Served, 1),
+            Promise::Mark { text } if text.starts_with(MARK_CHECKPOINT_END) => {
+                stage.count(Count::Checkpoints, 1);
+                let so_far = text.rsplit(' ').next().and_then(|n| n.parse().ok());
+                recycled = so_far.unwrap_or(recycled);
+            }
+            Promise::Mark { .. } | Promise::Begin { .. } => {}
+        }
+    }
+    stage.count(Count::WalRecycled, recycled);
+    stage.count(Count::Writes, timeline.volatile_writes());
+}
+
+/// What a running load has said so far, counted where its promises arrive.
+#[derive(Debug, Default)]
+pub struct Progress {
+    acks: AtomicU64,
+    checkpoints: AtomicU64,
+}
+
+impl Progress {
+    /// Take note of a promise.
+    pub fn saw(&self, promise: &Promise) {
+        match promise {
+            Promise::Ack { .. } => &self.acks,
+            Promise::Mark { text } if text.starts_with(MARK_CHECKPOINT_END) => &self.checkpoints,
+            _ => return,
+        }
+        .fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Acknowledgements.
+    pub fn acks(&self) -> u64 {
+        self.acks.load(Ordering::Relaxed)
+    }
+
+    /// Checkpoints that returned.
+    pub fn checkpoints(&self) -> u64 {
+        self.checkpoints.load(Ordering::Relaxed)
+    }
+}
+

@@ -1,0 +1,318 @@
+//! One guest with one data disk: the thing every story is told with.
+//!
+//! The disk's server runs in this process, so a mark in its log and the guest's
+//! requests share one order. The lower filesystem is mounted at [`LOWER`], the
+//! filesystem under test at [`MOUNT`]; a native mount is the lower one itself.
+
+use std::{
+    os::{fd::AsFd, unix::net::UnixStream},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use plugpull_disk::{Disk, Server as DiskServer, View};
+use plugpull_protocol::{Device, Observation, Promise, Reply, Request, WorkloadRequest};
+use plugpull_vm::{
+    Guest, Trouble,
+    guest::{Pending, PromiseSink},
+    lock::Slot,
+    machine::Medium,
+};
+
+use crate::{
+    runner::Progress,
+    scenario::{Lower, Mount, Mutant, Named, Server},
+    testbed::Testbed,
+};
+
+/// Where the lower filesystem is mounted in the guest.
+pub const LOWER: &str = "/mnt/lower";
+/// Where the filesystem under test is mounted in the guest.
+pub const MOUNT: &str = "/mnt/fs";
+/// The serial of the data disk.
+pub const DATA: &str = "data";
+
+/// Mounting replays a journal at most.
+const MOUNT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Unmounting writes back what is dirty.
+const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(90);
+/// Requests that touch no disk.
+const QUICK: Duration = Duration::from_secs(30);
+
+/// A running guest, its disk, and what is mounted.
+pub struct Session<'a> {
+    bed: &'a Testbed,
+    // The guest ends before the disk's server, so that the server sees its
+    // client go away and not the other way round.
+    guest: Guest,
+    server: DiskServer,
+    disk: Disk,
+    device: Device,
+    mounted: Vec<&'static str>,
+    progress: Arc<Progress>,
+    _slot: Slot,
+}
+
+/// What a session starts from.
+pub struct Opening<'a> {
+    /// The image's name.
+    pub image: &'a crate::scenario::ImageName,
+    /// The disk's shape.
+    pub spec: crate::scenario::Disk,
+    /// Its content.
+    pub view: View,
+    /// Where its log goes.
+    pub log: PathBuf,
+    /// Whether requests are recorded for cuts.
+    pub record: bool,
+    /// Where the disk's own choices come from.
+    pub seed: u64,
+    /// Where the guest's console and QEMU's messages go.
+    pub logs: &'a Path,
+}
+
+impl<'a> Session<'a> {
+    /// Take a slot, serve the disk, start a clone on it.
+    ///
+    /// # Errors
+    /// When the host cannot; nothing is left behind.
+    pub fn start(bed: &'a Testbed, opening: Opening<'_>) -> Result<Self> {
+        let slot = bed.slot()?;
+        let template = bed.template(opening.image, opening.spec)?;
+        std::fs::create_dir_all(opening.logs)
+            .with_context(|| format!("make {}", opening.logs.display()))?;
+        let config = bed.disk_config(opening.spec, opening.record, opening.seed);
+        let disk = Disk::create(opening.view, &opening.log, config)?;
+        let (client, server) = UnixStream::pair().context("make the disk's socket pair")?;
+        let server = disk.serve_stream(server)?;
+        let ledger = disk.clone();
+        let progress = Arc::new(Progress::default());
+        let saw = Arc::clone(&progress);
+        let promises: PromiseSink = Arc::new(move |promise: Promise| {
+            saw.saw(&promise);
+            let text = serde_json::to_string(&promise).unwrap_or_default();
+            // A disk that has lost power records nothing; the guest is dead.
+            if let Err(error) = ledger.mark(&text) {
+                tracing::debug!(%error, "a promise came after the power cut");
+            }
+        });
+        let root = bed.image(opening.image)?.root.clone();
+        let payload = bed.setup().payload.clone();
+        let media = [Medium::File(root), Medium::File(payload), Medium::Nbd(client.as_fd())];
+        let guest =
+            template.clone_guest(&bed.setup().qemu, &media, opening.logs, promises, bed.slowness())?;
+        drop(client);
+        let session = Self {
+            bed,
+            guest,
+            server,
+            disk,
+            device: Device::Serial(DATA.to_owned()),
+            mounted: Vec::new(),
+            progress,
+            _slot: slot,
+        };
+        session.ask(Request::AttachPayload, QUICK)?;
+        if opening.spec.cache == crate::scenario::Cache::None {
+            let device = session.device.clone();
+            session.ask(Request::SetWriteCache { device, volatile: false }, QUICK)?;
+        }
+        Ok(session)
+    }
+
+    /// The guest.
+    pub fn guest(&self) -> &Guest {
+        &self.guest
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// What the workload has promised so far, counted.
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// A deadline, scaled by the host's speed.
+    pub fn scale(&self, timeout: Duration) -> Duration {
+        self.bed.scale(timeout)
+    }
+
+    /// Put a device-mapper device, or the disk itself, below the lower mount.
+    pub fn use_device(&mut self, device: Device) {
+        self.device = device;
+    }
+
+    /// Ask for something that answers [`Reply::Done`].
+    ///
+    /// # Errors
+    /// The guest's refusal or trouble.
+    pub fn ask(&self, request: Request, timeout: Duration) -> Result<(), Trouble> {
+        self.guest.request(request, self.bed.scale(timeout)).map(drop)
+    }
+
+    /// Run a workload or checker to its end.
+    ///
+    /// # Errors
+    /// The guest's refusal or trouble.
+    pub fn workload(&self, request: WorkloadRequest, timeout: Duration) -> Result<Observation> {
+        let pending = self.begin(request)?;
+        self.finish(pending, timeout)
+    }
+
+    /// Start a workload.
+    ///
+    /// # Errors
+    /// When the guest cannot be asked.
+    pub fn begin(&self, request: WorkloadRequest) -> Result<Pending, Trouble> {
+        self.guest.send(Request::Workload(request))
+    }
+
+    /// Wait for a workload that was started.
+    ///
+    /// # Errors
+    /// The guest's refusal or trouble.
+    pub fn finish(&self, pending: Pending, timeout: Duration) -> Result<Observation> {
+        match self.guest.answer(pending, "the workload", self.bed.scale(timeout))? {
+            Reply::Observed(observation) => Ok(observation),
+            other => bail!("the guest answered a workload with {other:?}"),
+        }
+    }
+
+    /// Milliseconds for a request's own deadline inside the guest, below the
+    /// host's deadline for the answer.
+    pub fn timeout_ms(&self, timeout: Duration) -> u64 {
+        u64::try_from(self.bed.scale(timeout).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Make the lower filesystem.
+    ///
+    /// # Errors
+    /// The guest's refusal or trouble.
+    pub fn mkfs(&self, lower: &Lower) -> Result<(), Trouble> {
+        let (fs, args) = (lower.fs.name().to_owned(), lower.mkfs.clone());
+        self.ask(Request::Mkfs { device: self.device.clone(), fs, args }, Duration::from_secs(180))
+    }
+
+    /// Mount the lower filesystem.
+    ///
+    /// # Errors
+    /// [`Trouble::Refused`] when the filesystem does not mount.
+    pub fn mount_lower(&mut self, lower: &Lower) -> Result<(), Trouble> {
+        let request = Request::Mount {
+            device: self.device.clone(),
+            fs: lower.fs.name().to_owned(),
+            options: lower.options.clone(),
+            at: LOWER.to_owned(),
+        };
+        self.ask(request, MOUNT_TIMEOUT)?;
+        self.mounted.push(LOWER);
+        Ok(())
+    }
+
+    /// Mount the filesystem under test over the lower one; returns where
+    /// programs find it.
+    ///
+    /// # Errors
+    /// [`Trouble::Refused`] when its server does not mount.
+    pub fn mount(&mut self, mount: &Mount) -> Result<&'static str, Trouble> {
+        let argv = match &mount.server {
+            Server::Native => return Ok(LOWER),
+            Server::PlugpullFs { mutant, threads, options } => plugpull_fs(*mutant, *threads, options),
+            Server::Program { run, .. } => {
+                run.filled(&[("lower", LOWER), ("mount", MOUNT), ("device", "/dev/disk/by-id/data")])
+            }
+        };
+        let timeout_ms = self.timeout_ms(MOUNT_TIMEOUT);
+        self.ask(Request::Serve { argv, at: MOUNT.to_owned(), timeout_ms }, MOUNT_TIMEOUT * 2)?;
+        self.mounted.push(MOUNT);
+        Ok(MOUNT)
+    }
+
+    /// Unmount the filesystem under test, leaving the lower one.
+    ///
+    /// # Errors
+    /// [`Trouble::Refused`] when it is busy or its server ended badly.
+    pub fn unmount(&mut self) -> Result<(), Trouble> {
+        if self.mounted.last() == Some(&MOUNT) {
+            self.unmount_last()?;
+        }
+        Ok(())
+    }
+
+    /// Unmount everything and forget the disk's cached blocks.
+    ///
+    /// # Errors
+    /// As [`Session::unmount`].
+    pub fn unmount_all(&mut self) -> Result<(), Trouble> {
+        while !self.mounted.is_empty() {
+            self.unmount_last()?;
+        }
+        self.ask(Request::FlushDevice { device: self.device.clone() }, UNMOUNT_TIMEOUT)
+    }
+
+    fn unmount_last(&mut self) -> Result<(), Trouble> {
+        let Some(at) = self.mounted.last().copied() else { return Ok(()) };
+        let timeout_ms = self.timeout_ms(UNMOUNT_TIMEOUT);
+        self.ask(Request::Unmount { at: at.to_owned(), timeout_ms }, UNMOUNT_TIMEOUT * 2)?;
+        self.mounted.pop();
+        Ok(())
+    }
+
+    /// Swap the disk's content for another; nothing may be mounted.
+    ///
+    /// # Errors
+    /// When something is mounted or the log cannot be made.
+    pub fn swap(&mut self, view: View, log: &Path) -> Result<()> {
+        anyhow::ensure!(self.mounted.is_empty(), "{:?} are still mounted", self.mounted);
+        self.disk.swap(view, log)?;
+        let device = self.device.clone();
+        self.ask(Request::FlushDevice { device }, QUICK)?;
+        Ok(())
+    }
+
+    /// End the guest at once, as a power cut does, and close the disk's log.
+    ///
+    /// # Errors
+    /// When QEMU or the disk's server cannot be ended.
+    pub fn pull_the_plug(self) -> Result<Disk> {
+        let Self { guest, server, disk, .. } = self;
+        guest.pull_the_plug()?;
+        server.stop()?;
+        Ok(disk)
+    }
+
+    /// Unmount everything, power off, and hand back the disk.
+    ///
+    /// # Errors
+    /// When the guest does not end well.
+    pub fn power_off(mut self) -> Result<Disk> {
+        self.unmount_all()?;
+        let timeout = self.bed.scale(UNMOUNT_TIMEOUT);
+        let Self { guest, server, disk, .. } = self;
+        guest.power_off(timeout)?;
+        server.stop()?;
+        Ok(disk)
+    }
+}
+
+/// The command line of our own filesystem in a guest.
+fn plugpull_fs(mutant: Option<Mutant>, threads: Option<std::num::NonZeroU32>, options: &str) -> Vec<String> {
+    let binary = if mutant.is_some() { "plugpull-fs-mutants" } else { "plugpull-fs" };
+    let mut argv = vec![format!("/mnt/payload/{binary}"), String::from("--foreground")];
+    if let Some(mutant) = mutant {
+        argv.extend([String::from("--mutant"), mutant.name().to_owned()]);
+    }
+    if let Some(threads) = threads {
+        argv.extend([String::from("--threads"), threads.to_string()]);
+    }
+    if !options.is_empty() {
+        argv.extend([String::from("-o"), options.to_owned()]);
+    }
+    argv.extend([LOWER.to_owned(), MOUNT.to_owned()]);
+    argv
+}

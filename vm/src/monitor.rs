@@ -1,0 +1,184 @@
+//! What is known of a running guest, from all its sources together.
+//!
+//! Three threads report here: the channel's reader, the console watch and the
+//! QMP reader. Whoever waits for one of them is woken by any, so that a panic
+//! on the console ends the wait for an answer that will never come.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use plugpull_protocol::{Failure, Hello, Phase, Reply};
+
+use crate::console::Fault;
+
+/// How many of the console's last lines an error carries.
+const TAIL_LINES: usize = 12;
+
+/// Why a guest did not do what was waited for. None of these is a pass.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// The deadline passed.
+    #[error("the guest hung in phase {phase}: no {waited_for} within {after:.1?}{}", tail(.console))]
+    Hung {
+        /// How far it had come.
+        phase: Phase,
+        /// What was waited for.
+        waited_for: String,
+        /// For how long.
+        after: Duration,
+        /// The console's last lines.
+        console: Vec<String>,
+    },
+    /// The guest's kernel is in trouble.
+    #[error("the guest's kernel failed in phase {phase}: {fault}{}", tail(.console))]
+    Kernel {
+        /// How far the guest had come.
+        phase: Phase,
+        /// What the console, or the panic device, said.
+        fault: Fault,
+        /// The console's last lines.
+        console: Vec<String>,
+    },
+    /// QEMU ended, or the guest powered off, without the answer.
+    #[error("the guest ended in phase {phase} while {waited_for} was awaited: {reason}{}", tail(.console))]
+    Ended {
+        /// How far it had come.
+        phase: Phase,
+        /// What was waited for.
+        waited_for: String,
+        /// QMP's reason, or what closed.
+        reason: String,
+        /// The console's last lines.
+        console: Vec<String>,
+    },
+    /// The guest answered that it could not.
+    #[error("{0}")]
+    Refused(#[from] Failure),
+    /// QEMU's monitor refused a command.
+    #[error("QEMU refused {command}: {message}")]
+    Qmp {
+        /// The command.
+        command: String,
+        /// QEMU's words.
+        message: String,
+    },
+    /// The host's side failed.
+    #[error("{0}")]
+    Host(String),
+}
+
+fn tail(lines: &[String]) -> String {
+    if lines.is_empty() {
+        return String::from("\n  the console is empty");
+    }
+    let mut text = String::from("\n  the console's last lines:");
+    for line in lines {
+        text.push_str("\n  | ");
+        text.push_str(line);
+    }
+    text
+}
+
+/// The state that the readers fill in.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) phase: Phase,
+    pub(crate) hello: Option<Hello>,
+    pub(crate) replies: HashMap<u64, Result<Reply, Failure>>,
+    pub(crate) qmp_answers: HashMap<u64, Result<serde_json::Value, String>>,
+    pub(crate) migration: Option<String>,
+    /// We have asked QEMU to stop the machine.
+    pub(crate) stopping: bool,
+    pub(crate) fault: Option<Fault>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) ended: Option<String>,
+    pub(crate) channel_error: Option<String>,
+    pub(crate) console: VecDeque<String>,
+}
+
+/// The state with its wake-ups.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Monitor {
+    pub(crate) fn new(phase: Phase) -> Self {
+        Self {
+            state: Mutex::new(State {
+                phase,
+                hello: None,
+                replies: HashMap::new(),
+                qmp_answers: HashMap::new(),
+                migration: None,
+                stopping: false,
+                fault: None,
+                warnings: Vec::new(),
+                ended: None,
+                channel_error: None,
+                console: VecDeque::new(),
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        // A reader that panicked has left a state that is still readable.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Change the state and wake who waits.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Wait until `found` finds something, the guest is in trouble, or the
+    /// deadline passes.
+    pub(crate) fn wait<T>(
+        &self,
+        waited_for: &str,
+        timeout: Duration,
+        mut found: impl FnMut(&mut State) -> Option<T>,
+    ) -> Result<T, Trouble> {
+        let start = Instant::now();
+        let mut state = self.lock();
+        loop {
+            // What was waited for wins over trouble that came with it: an
+            // answer is an answer, and the trouble is found by the next wait.
+            if let Some(value) = found(&mut state) {
+                return Ok(value);
+            }
+            let console = || state.console.iter().cloned().collect::<Vec<_>>();
+            if let Some(fault) = state.fault.clone().filter(Fault::is_fatal) {
+                return Err(Trouble::Kernel { phase: state.phase, fault, console: console() });
+            }
+            if let Some(reason) = state.ended.clone().or_else(|| state.channel_error.clone()) {
+                let (phase, waited_for) = (state.phase, waited_for.to_owned());
+                return Err(Trouble::Ended { phase, waited_for, reason, console: console() });
+            }
+            let Some(left) = timeout.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) else {
+                let (phase, waited_for) = (state.phase, waited_for.to_owned());
+                return Err(Trouble::Hung { phase, waited_for, after: timeout, console: console() });
+            };
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl State {
+    pub(crate) fn reached(&mut self, phase: Phase) {
+        self.phase = self.phase.max(phase);
+    }
+
+    pub(crate) fn console_line(&mut self, line: String) {
+        if self.console.len() == TAIL_LINES {
+            self.console.pop_front();
+        }
+        self.console.push_back(line);
+    }
+}

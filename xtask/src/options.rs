@@ -1,0 +1,203 @@
+//! The command line, as clap reads it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Boots real kernels, puts filesystems on a disk that loses power, and says
+/// which promised byte was lost.
+///
+/// Exit codes: 0 pass, 1 fail, 2 a mistake in the call or in a file you wrote,
+/// 69 something this host lacks. All state lives under target/plugpull.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run scenarios in guests and say what survived; sets up what is missing
+    TestVm(TestVm),
+    /// Everything CI runs: fmt, clippy, unit tests, host mounts, the smoke profile
+    Test(Test),
+    /// A shell in a guest, with the filesystem mounted
+    Shell(Shell),
+    /// Guest images: list, build, update their locks, clean
+    Image(Image),
+    /// What this host can do: tools, accelerator by a boot probe, FUSE, space
+    Doctor(Doctor),
+    /// Side-by-side figures against named peers, in one run
+    Bench(Bench),
+    /// What each CI job runs
+    Ci(Ci),
+}
+
+/// Which set of scenarios, and how much of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    /// Each image, lower filesystem and mount once; minutes
+    Smoke,
+    /// Each pair of them
+    Full,
+    /// All combinations, a hundred cuts each; hours
+    Nightly,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accel {
+    /// KVM where it boots a kernel, TCG elsewhere
+    Auto,
+    /// KVM or nothing
+    Kvm,
+    /// QEMU's translator
+    Tcg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TestVm {
+    /// Only cases whose name contains this; * and ? match as in a shell.
+    /// A case is scenario::image::lower::mount
+    pub(crate) filter: Option<String>,
+    /// How much to run
+    #[arg(long, value_enum, default_value = "smoke")]
+    pub(crate) profile: Profile,
+    /// Only cases on this image
+    #[arg(long, value_name = "NAME")]
+    pub(crate) image: Option<String>,
+    /// Where all randomness comes from; printed with every run
+    #[arg(long, value_name = "N", value_parser = seed)]
+    pub(crate) seed: Option<u64>,
+    /// How guests execute
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) accel: Accel,
+    /// Run only the Mth of N parts, dealt by the hash of the case's name
+    #[arg(long, value_name = "M/N")]
+    pub(crate) shard: Option<String>,
+    /// Run this scenario file instead of tests/scenarios
+    #[arg(long, value_name = "FILE")]
+    pub(crate) scenario: Option<PathBuf>,
+    /// Keep every artefact of the run, of passing cases too
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Accept the outcomes of this run as the snapshots
+    #[arg(long)]
+    pub(crate) bless: bool,
+    /// Only print the names of the cases that would run
+    #[arg(long)]
+    pub(crate) list: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Test {
+    /// Where all randomness comes from
+    #[arg(long, value_name = "N", value_parser = seed)]
+    pub(crate) seed: Option<u64>,
+    /// How guests execute
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) accel: Accel,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Shell {
+    /// The guest's image
+    #[arg(long, value_name = "NAME", default_value = "debian12")]
+    pub(crate) image: String,
+    /// The lower filesystem: ext4, xfs or btrfs
+    #[arg(long, value_name = "NAME", default_value = "ext4")]
+    pub(crate) lower: String,
+    /// Run this instead of reading commands, and end with its exit code
+    #[arg(short = 'c', value_name = "COMMAND")]
+    pub(crate) command: Option<String>,
+    /// How guests execute
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) accel: Accel,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Image {
+    #[command(subcommand)]
+    pub(crate) action: ImageAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageAction {
+    /// The images, what they hold, whether they are built
+    List,
+    /// Build images; all of them unless named
+    Build {
+        /// Which
+        names: Vec<String>,
+    },
+    /// Move the locks to what the archive has now
+    Update {
+        /// Which
+        names: Vec<String>,
+    },
+    /// Remove built images
+    Clean {
+        /// Which
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Do not build an image in order to boot its kernel
+    #[arg(long)]
+    pub(crate) no_probe: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    #[command(subcommand)]
+    pub(crate) what: BenchWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchWhat {
+    /// Cold boot, template and clone times of each image
+    Vm {
+        /// Rounds
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
+    },
+    /// The recording disk against QEMU's raw file driver and qemu-nbd
+    Disk {
+        /// Rounds
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
+    },
+    /// How often each control is caught by nature, over many runs
+    Controls {
+        /// Runs of each control
+        #[arg(long, default_value_t = 10)]
+        runs: u32,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ci {
+    #[command(subcommand)]
+    pub(crate) job: CiJob,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum CiJob {
+    /// fmt and clippy
+    Lint,
+    /// What a pull request must pass: the same as `cargo xtask test`
+    Test,
+    /// The nightly profile
+    Nightly,
+}
+
+/// Decimal or 0x hexadecimal.
+fn seed(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| String::from("a seed is a number from 0 to 18446744073709551615, or 0x and hexadecimal"))
+}
