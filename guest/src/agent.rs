@@ -28,6 +28,8 @@ const PAYLOAD: &str = "/mnt/payload";
 const POSTGRES_UID: u32 = 105;
 /// Its group.
 const POSTGRES_GID: u32 = 110;
+/// Where its sockets and logs go, in memory.
+const POSTGRES_RUN: &str = "/run/postgresql";
 
 /// What requests share.
 struct Agent {
@@ -44,6 +46,9 @@ pub(crate) fn run() -> Result<()> {
         build: build_hash()?,
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
     }))?;
+    fs::create_dir_all(POSTGRES_RUN).with_context(|| format!("make {POSTGRES_RUN}"))?;
+    std::os::unix::fs::chown(POSTGRES_RUN, Some(POSTGRES_UID), Some(POSTGRES_GID))
+        .with_context(|| format!("give {POSTGRES_RUN} to the database's user"))?;
     let agent = Arc::new(Agent { channel, servers: Servers::default(), errors: Mutex::new(None) });
     loop {
         match Channel::receive(&mut from_host)? {
@@ -146,7 +151,7 @@ impl Agent {
                     postgres_bin: PathBuf::from(command_line_word("plugpull.postgres")?),
                     postgres_uid: POSTGRES_UID,
                     postgres_gid: POSTGRES_GID,
-                    run_dir: PathBuf::from("/run"),
+                    run_dir: PathBuf::from(POSTGRES_RUN),
                 };
                 return Ok(Reply::Observed(workload::run(request, &env)?));
             }
