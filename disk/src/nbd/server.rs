@@ -27,7 +27,7 @@ const MAX_CLIENTS: usize = 64;
 /// A disk's NBD export. Dropping it hangs up on every client, joins the threads and removes the
 /// socket; the disk stays.
 pub struct Server {
-    socket: PathBuf,
+    socket: Option<SocketFile>,
     clients: Arc<Clients>,
     stop: Arc<OwnedFd>,
     /// Disconnected when the last thread has ended.
@@ -43,36 +43,57 @@ impl Disk {
     pub fn serve(&self, socket_path: &Path) -> Result<Server> {
         let listener = listen(socket_path)?;
         let socket = SocketFile(socket_path.to_owned());
+        let (server, reception) = self.open(Some(socket))?;
+        let acceptor = Acceptor {
+            listener,
+            stop: server.stop.clone(),
+            reception,
+        };
+        let alive = acceptor.reception.alive.clone();
+        spawn("nbd-accept", alive, move || acceptor.run())?;
+        Ok(server)
+    }
+
+    /// Exports the disk to the client at the other end of a connected socket, and to nobody else:
+    /// there is no name on the filesystem that a killed process could leave behind.
+    ///
+    /// # Errors
+    /// There are no descriptors or threads to be had.
+    pub fn serve_stream(&self, stream: UnixStream) -> Result<Server> {
+        let (server, reception) = self.open(None)?;
+        reception.welcome(stream)?;
+        Ok(server)
+    }
+
+    /// A server without clients, its executor running.
+    fn open(&self, socket: Option<SocketFile>) -> Result<(Server, Reception)> {
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .context("create an eventfd")?;
-        let stop = Arc::new(stop);
         let clients = Arc::new(Clients::default());
         let (alive, ended) = mpsc::channel();
         let (queue, work) = mpsc::channel();
-        let acceptor = Acceptor {
-            disk: self.clone(),
-            listener,
-            stop: stop.clone(),
-            clients: clients.clone(),
-            queue,
-            alive: alive.clone(),
-        };
         let disk = self.clone();
         spawn("nbd-execute", alive.clone(), move || execute(&disk, &work))?;
-        spawn("nbd-accept", alive, move || acceptor.run())?;
-        Ok(Server {
-            socket: socket.keep(),
+        let reception = Reception {
+            disk: self.clone(),
+            clients: clients.clone(),
+            queue,
+            alive,
+        };
+        let server = Server {
+            socket,
             clients,
-            stop,
+            stop: Arc::new(stop),
             ended,
-        })
+        };
+        Ok((server, reception))
     }
 }
 
 impl Server {
-    /// Where it listens.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// Where it listens; `None` for one that serves a single connection.
+    pub fn socket(&self) -> Option<&Path> {
+        self.socket.as_ref().map(|socket| socket.0.as_path())
     }
 }
 
@@ -80,7 +101,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let stopped = rustix::io::write(&*self.stop, &1_u64.to_ne_bytes());
         self.clients.close();
-        drop(SocketFile(std::mem::take(&mut self.socket)));
+        self.socket = None;
         let waited = self.ended.recv_timeout(STOP_DEADLINE);
         if stopped.is_err() || waited != Err(RecvTimeoutError::Disconnected) {
             tracing::error!(
@@ -94,18 +115,10 @@ impl Drop for Server {
 /// The name of a socket, removed when this goes.
 struct SocketFile(PathBuf);
 
-impl SocketFile {
-    fn keep(mut self) -> PathBuf {
-        std::mem::take(&mut self.0)
-    }
-}
-
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if !self.0.as_os_str().is_empty() {
-            // Whoever owns the run directory may have removed it already.
-            let _ = fs::remove_file(&self.0);
-        }
+        // Whoever owns the run directory may have removed it already.
+        let _ = fs::remove_file(&self.0);
     }
 }
 
@@ -181,9 +194,15 @@ impl Clients {
 }
 
 struct Acceptor {
-    disk: Disk,
     listener: UnixListener,
     stop: Arc<OwnedFd>,
+    reception: Reception,
+}
+
+/// What a new client needs. The executor ends when the last one of these and the last reader have
+/// gone.
+struct Reception {
+    disk: Disk,
     clients: Arc<Clients>,
     queue: Sender<Work>,
     alive: Sender<()>,
@@ -209,7 +228,7 @@ impl Acceptor {
             }
             match self.listener.accept() {
                 Ok((stream, _)) => {
-                    if let Err(error) = self.welcome(stream) {
+                    if let Err(error) = self.reception.welcome(stream) {
                         tracing::warn!("an NBD client was turned away: {error:#}");
                     }
                 }
@@ -223,6 +242,9 @@ impl Acceptor {
         }
     }
 
+}
+
+impl Reception {
     fn welcome(&self, stream: UnixStream) -> Result<()> {
         stream.set_nonblocking(false)?;
         // An answer of up to 1 MiB should not wait for the client to read half of it.
