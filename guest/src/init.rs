@@ -18,10 +18,7 @@ use rustix::{
     system::{RebootCommand, finit_module, reboot},
 };
 
-use crate::{devices, process::Spec};
-
-/// Loading a dozen modules takes about a second on an emulated processor.
-const MODPROBE_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
+use crate::devices;
 
 /// A mount of the guest's own making.
 struct Fixed {
@@ -80,18 +77,18 @@ fn boot() -> Result<()> {
         mount_fixed(Path::new("/"), entry)?;
     }
     println!("plugpull-init: started");
-    load_modules(Path::new("/etc/plugpull/modules"))?;
+    load_modules(&read_list("/etc/plugpull/modules")?)?;
     if fs::read_to_string("/proc/cmdline")?.split_whitespace().any(|word| word == "plugpull.probe") {
         // A host that only asks whether its accelerator can boot this kernel.
         println!("plugpull-init: probe answered");
         return Ok(());
     }
-    let late = fs::read_to_string("/etc/plugpull/modules-late").unwrap_or_default();
+    let late = read_list("/etc/plugpull/modules-late")?;
     switch_root()?;
     for entry in WRITABLE_MOUNTS {
         mount_fixed(Path::new("/"), entry)?;
     }
-    load_late_modules(&late)?;
+    load_modules(&late)?;
     for (path, value) in SETTINGS {
         fs::write(path, value).with_context(|| format!("set {path} to {value}"))?;
     }
@@ -113,9 +110,13 @@ fn mount_fixed(root: &Path, entry: &Fixed) -> Result<()> {
     }
 }
 
-/// Load the modules that a file lists, one path a line, in its order.
-fn load_modules(list: &Path) -> Result<()> {
-    let list = fs::read_to_string(list).with_context(|| format!("read {}", list.display()))?;
+fn read_list(path: &str) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("read {path}"))
+}
+
+/// Load modules, one path a line, in this order, which puts each behind what
+/// it depends on.
+fn load_modules(list: &str) -> Result<()> {
     for path in list.lines().filter(|line| !line.is_empty()) {
         let module = fs::File::open(path).with_context(|| format!("open module {path}"))?;
         match finit_module(module.as_fd(), c"", 0) {
@@ -123,18 +124,6 @@ fn load_modules(list: &Path) -> Result<()> {
             Err(error) => return Err(error).with_context(|| format!("load module {path}")),
         }
     }
-    Ok(())
-}
-
-/// Load modules of the root disk by name, through its own modprobe, which
-/// knows how they are compressed.
-fn load_late_modules(list: &str) -> Result<()> {
-    let names: Vec<&str> = list.lines().filter(|line| !line.is_empty()).collect();
-    if names.is_empty() {
-        return Ok(());
-    }
-    let exited = Spec::new(["/sbin/modprobe", "-a"]).args(names).run(MODPROBE_DEADLINE)?;
-    anyhow::ensure!(exited.success(), "modprobe failed: {}", exited.stderr.trim());
     Ok(())
 }
 

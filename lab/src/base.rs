@@ -76,6 +76,16 @@ pub struct Wanted<'a> {
     pub kind: Kind,
 }
 
+impl Kind {
+    /// Its name, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Cluster => "PostgreSQL cluster",
+        }
+    }
+}
+
 impl Wanted<'_> {
     fn key(&self, bed: &Testbed) -> Result<String> {
         let image = bed.image(self.image)?;
@@ -97,6 +107,14 @@ impl Wanted<'_> {
 }
 
 impl Base {
+    /// Whether it has been made.
+    ///
+    /// # Errors
+    /// When the run did not prepare the image.
+    pub fn exists(bed: &Testbed, wanted: Wanted<'_>) -> Result<bool> {
+        Ok(bed.home().cache.join("bases").join(wanted.key(bed)?).exists())
+    }
+
     /// The base, made now if it is missing.
     ///
     /// # Errors

@@ -28,8 +28,6 @@ use crate::{
     scenario::{self, CaseName, ImageName, Profile},
 };
 
-/// Size of the payload disk; part of every template's shape.
-pub const PAYLOAD_BYTES: u64 = 128 << 20;
 /// Memory of a guest in MiB: PostgreSQL and a FUSE server fit many times over.
 const MEMORY_MIB: u32 = 1024;
 /// Two processors, so that races inside a guest are real races.
@@ -77,6 +75,8 @@ pub struct ImageSetup {
     pub kernel: String,
     /// Hash over the packages in it.
     pub packages_hash: String,
+    /// Whether these are the packages that its lock pins.
+    pub as_locked: bool,
     /// Hashes of everything that ends up in a guest's memory at boot.
     pub content: Vec<String>,
 }
@@ -152,11 +152,38 @@ impl Testbed {
         Ok(self.slots.acquire(SLOT_DEADLINE)?)
     }
 
+    /// How many guests may run at once.
+    pub fn guests_at_once(&self) -> usize {
+        self.slots.count()
+    }
+
+    /// Take the setup back.
+    pub fn into_setup(self) -> Setup {
+        self.setup
+    }
+
     /// The template for an image and a data disk, made now if it is missing.
     ///
     /// # Errors
     /// When it does not boot.
     pub fn template(&self, image: &ImageName, disk: scenario::Disk) -> Result<Template> {
+        self.with_plan(image, disk, Template::ensure)
+    }
+
+    /// Whether that template has been made.
+    ///
+    /// # Errors
+    /// When the run did not prepare the image, or the template is malformed.
+    pub fn has_template(&self, image: &ImageName, disk: scenario::Disk) -> Result<bool> {
+        self.with_plan(image, disk, |plan| Ok(Template::find(plan)?.is_some()))
+    }
+
+    fn with_plan<T>(
+        &self,
+        image: &ImageName,
+        disk: scenario::Disk,
+        then: impl FnOnce(&Plan<'_>) -> Result<T>,
+    ) -> Result<T> {
         let image = self.image(image)?;
         let shape = Shape {
             accel: self.setup.accel.accel(),
@@ -164,12 +191,12 @@ impl Testbed {
             memory_mib: MEMORY_MIB,
             disks: vec![
                 disk_shape("root", Bus::Virtio, image.root_bytes, 512, true),
-                disk_shape("payload", Bus::Virtio, PAYLOAD_BYTES, 512, true),
+                disk_shape("payload", Bus::Virtio, plugpull_vm::payload::SIZE, 512, true),
                 disk_shape(crate::session::DATA, bus(disk.bus), disk.size.bytes(), disk.unit, false),
             ],
         };
         let media = [Medium::File(image.root.clone()), Medium::File(self.setup.payload.clone()), Medium::Null];
-        Template::ensure(&Plan {
+        then(&Plan {
             qemu: &self.setup.qemu,
             shape: &shape,
             media: &media,

@@ -110,6 +110,14 @@ impl Template {
         Self::open(&dir, plan)?.with_context(|| format!("the template {} has just been made", dir.display()))
     }
 
+    /// The template of a plan, if it has been made.
+    ///
+    /// # Errors
+    /// When its description cannot be read.
+    pub fn find(plan: &Plan<'_>) -> Result<Option<Self>> {
+        Self::open(&plan.templates.join(plan.key()), plan)
+    }
+
     fn open(dir: &Path, plan: &Plan<'_>) -> Result<Option<Self>> {
         let path = dir.join("saved.json");
         let text = match fs::read(&path) {
