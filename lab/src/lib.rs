@@ -1,5 +1,6 @@
 //! Scenarios, the runner, crash-state exploration, oracles and reports.
 
 pub mod report;
+pub mod rundir;
 pub mod scenario;
 pub mod select;
