@@ -250,7 +250,10 @@ pub fn join<'a>(
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, path::Path, sync::Arc};
+
     use super::*;
+    use crate::scenario::{ImageName, Profile, load_dir};
 
     fn proof(seen: u64) -> Proof {
         Proof {
@@ -377,6 +380,62 @@ mod tests {
         });
         assert_eq!(joined[0].verdict, Verdict::Infra);
         assert!(joined[0].control);
+    }
+
+    /// Every threshold of every case of the suite is one that can fail: one
+    /// below it and the run proves nothing.
+    #[test]
+    fn no_case_of_the_suite_passes_below_any_of_its_thresholds() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let images = image_names_for_tests();
+        let mut seen = BTreeSet::new();
+        for loaded in load_dir(&dir.join("tests/scenarios"), &images).expect("readable") {
+            let scenario = Arc::new(loaded.scenario.unwrap_or_else(|bad| panic!("{bad}")));
+            for case in Profile::ALL.iter().flat_map(|p| scenario.cases(*p)) {
+                let plan = Planned::from(&case);
+                let with = |short: Option<Count>| {
+                    let mut evidence = Evidence::default();
+                    evidence
+                        .failures
+                        .extend(plan.caught_by.map(|o| by(o.name())));
+                    for threshold in &plan.thresholds {
+                        let less = u64::from(short == Some(threshold.count));
+                        evidence
+                            .counts
+                            .add(threshold.count, threshold.at_least - less);
+                    }
+                    plan.result(evidence)
+                };
+                assert_eq!(with(None).verdict, Verdict::Pass, "{}", plan.name);
+                for threshold in &plan.thresholds {
+                    let result = with(Some(threshold.count));
+                    assert_eq!(result.verdict, Verdict::Infra, "{} {threshold}", plan.name);
+                    seen.insert(threshold.count);
+                }
+            }
+        }
+        // The proofs that the suite promises are all asked for somewhere.
+        for count in [
+            Count::CrashStates,
+            Count::DroppedCompletedCuts,
+            Count::CheckpointCuts,
+            Count::Checkpoints,
+            Count::WalRecycled,
+            Count::Acks,
+            Count::Served,
+            Count::FaultsFired,
+            Count::Rows,
+            Count::Updates,
+            Count::FilesWritten,
+            Count::FilesVerified,
+            Count::OracleChecks,
+        ] {
+            assert!(seen.contains(&count), "{count}");
+        }
+    }
+
+    fn image_names_for_tests() -> [ImageName; 3] {
+        ["debian12", "debian13", "debian13-backports"].map(ImageName::new)
     }
 
     #[test]
