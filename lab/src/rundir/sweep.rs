@@ -354,24 +354,34 @@ mod tests {
             .filter(|made| made.status.success())
             .map(|made| PathBuf::from(String::from_utf8_lossy(&made.stdout).trim()));
 
+        // Another file behind the device: it belongs to somebody else by now.
+        let stranger = RunDir::create(root.path()).expect("made");
         let mut expected = vec![format!("mount {}", path.display())];
         run.register(&Left::Mount { path: path.clone() })
             .expect("noted");
-        if let Some(device) = &device {
-            for backing in [root.path().join("another"), backing] {
-                let device = device.clone();
-                run.register(&Left::Loop { device, backing })
-                    .expect("noted");
-            }
+        if let Some(device) = device.clone() {
             expected.push(format!("loop device {}", device.display()));
+            let other = root.path().join("another");
+            let left = |backing: &Path| Left::Loop {
+                device: device.clone(),
+                backing: backing.to_owned(),
+            };
+            stranger.register(&left(&other)).expect("noted");
+            run.register(&left(&backing)).expect("noted");
         }
-        drop(run);
+        drop(stranger);
         let swept = sweep(root.path()).expect("swept");
-        assert_eq!(swept[0].removed, expected);
-        assert_eq!(swept[0].stayed, [""; 0]);
+        let spared = device
+            .as_ref()
+            .is_none_or(|device| is_behind(device, &backing));
+        drop(run);
+        let ours = sweep(root.path()).expect("swept");
+        assert!(swept.is_empty() && spared, "{swept:?}");
+        assert_eq!(ours[0].removed, expected);
+        assert_eq!(ours[0].stayed, [""; 0]);
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read");
         assert!(!mounts.contains(&path.display().to_string()));
-        assert!(device.is_none_or(|device| !is_behind(&device, &root.path().join("disk"))));
+        assert!(device.is_none_or(|device| !is_behind(&device, &backing)));
     }
 
     #[test]
