@@ -36,10 +36,10 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// Gets each line of a stream, without its end; then `None` at the stream's
 /// end.
-pub type LineSink = Box<dyn FnMut(Option<&str>) + Send>;
+pub(crate) type LineSink = Box<dyn FnMut(Option<&str>) + Send>;
 
 /// A process to start.
-pub struct Spec {
+pub(crate) struct Spec {
     argv: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     user: Option<(u32, u32)>,
@@ -48,7 +48,7 @@ pub struct Spec {
 
 impl Spec {
     /// A program with its arguments and the caller's environment.
-    pub fn new<S: AsRef<OsStr>>(argv: impl IntoIterator<Item = S>) -> Self {
+    pub(crate) fn new<S: AsRef<OsStr>>(argv: impl IntoIterator<Item = S>) -> Self {
         Self {
             argv: argv.into_iter().map(|a| a.as_ref().to_owned()).collect(),
             env: Vec::new(),
@@ -59,7 +59,7 @@ impl Spec {
 
     /// Add arguments.
     #[must_use]
-    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+    pub(crate) fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         let args = args.into_iter().map(|a| a.as_ref().to_owned());
         self.argv.extend(args);
         self
@@ -67,7 +67,7 @@ impl Spec {
 
     /// Set a variable beside the caller's environment.
     #[must_use]
-    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+    pub(crate) fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         let pair = (name.as_ref().to_owned(), value.as_ref().to_owned());
         self.env.push(pair);
         self
@@ -75,14 +75,14 @@ impl Spec {
 
     /// Run as this user and group, with no other groups.
     #[must_use]
-    pub fn user(mut self, uid: u32, gid: u32) -> Self {
+    pub(crate) fn user(mut self, uid: u32, gid: u32) -> Self {
         self.user = Some((uid, gid));
         self
     }
 
     /// Show each line of standard error to a sink, on a thread of its own.
     #[must_use]
-    pub fn stderr_lines(mut self, sink: LineSink) -> Self {
+    pub(crate) fn stderr_lines(mut self, sink: LineSink) -> Self {
         self.stderr_lines = Some(sink);
         self
     }
@@ -91,7 +91,7 @@ impl Spec {
     ///
     /// # Errors
     /// When it cannot be started; the whole command line is named.
-    pub fn spawn(self) -> anyhow::Result<Process> {
+    pub(crate) fn spawn(self) -> anyhow::Result<Process> {
         let line = command_line(&self.argv);
         let program = self.argv.first().context("an empty command")?;
         #[expect(clippy::disallowed_methods, reason = "this is the one place")]
@@ -133,13 +133,13 @@ impl Spec {
     /// # Errors
     /// When it cannot be started, or was killed because the time was over;
     /// the end of its output is named.
-    pub fn run(self, timeout: Duration) -> anyhow::Result<Exited> {
+    pub(crate) fn run(self, timeout: Duration) -> anyhow::Result<Exited> {
         self.spawn()?.wait(timeout)
     }
 }
 
 /// A started process; killed with its group and reaped when dropped.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     /// Only absent while the process is being set up.
     pidfd: Option<OwnedFd>,
@@ -152,20 +152,15 @@ pub struct Process {
 
 impl Process {
     /// Its process id, which is its group's too.
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
-    }
-
-    /// The last bytes of its standard error so far, lossily decoded.
-    pub fn stderr(&self) -> String {
-        self.stderr.text()
     }
 
     /// Send a signal to the process alone.
     ///
     /// # Errors
     /// When it has been reaped.
-    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         anyhow::ensure!(self.reaped.is_none(), "{} has exited", self.line);
         rustix::process::kill_process(self.pid(), signal)
             .with_context(|| format!("send {signal:?} to {}", self.line))
@@ -175,7 +170,7 @@ impl Process {
     ///
     /// # Errors
     /// When the kernel cannot say.
-    pub fn exits_within(&self, timeout: Duration) -> anyhow::Result<bool> {
+    pub(crate) fn exits_within(&self, timeout: Duration) -> anyhow::Result<bool> {
         self.exits_before(Instant::now() + timeout)
     }
 
@@ -184,7 +179,7 @@ impl Process {
     /// # Errors
     /// When the time is over; the process and its group are killed, and the
     /// end of its output is named.
-    pub fn wait(&mut self, timeout: Duration) -> anyhow::Result<Exited> {
+    pub(crate) fn wait(&mut self, timeout: Duration) -> anyhow::Result<Exited> {
         if !self.exits_before(Instant::now() + timeout)? {
             self.kill();
             self.stdout.wait_end(Instant::now() + DRAIN);
@@ -211,7 +206,7 @@ impl Process {
     }
 
     /// Kill it with its group and reap it.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if self.reaped.is_none() {
             let _ = rustix::process::kill_process_group(self.pid(), Signal::KILL);
             let _ = self.reap();

@@ -1,5 +1,6 @@
 //! Scenarios, the runner, crash-state exploration, oracles and reports.
 
+pub mod oracle;
 pub mod progress;
 pub mod report;
 pub mod rundir;

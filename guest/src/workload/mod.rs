@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use plugpull_protocol::{Observation, Promise, WorkloadRequest};
 
 /// Where promises go.
-pub trait Promises: Sync {
+pub(crate) trait Promises: Sync {
     /// Have a promise recorded; returns when it has its place in the log.
     ///
     /// # Errors
@@ -24,24 +24,24 @@ pub trait Promises: Sync {
 }
 
 /// What workloads need of the guest they run in.
-pub struct Env<'a> {
+pub(crate) struct Env<'a> {
     /// Where promises go.
-    pub promises: &'a dyn Promises,
+    pub(crate) promises: &'a dyn Promises,
     /// The directory of PostgreSQL's programs.
-    pub postgres_bin: PathBuf,
+    pub(crate) postgres_bin: PathBuf,
     /// The user that the database runs as.
-    pub postgres_uid: u32,
+    pub(crate) postgres_uid: u32,
     /// And its group.
-    pub postgres_gid: u32,
+    pub(crate) postgres_gid: u32,
     /// A directory in memory, for sockets.
-    pub run_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
 }
 
 /// Carry out a workload or checker.
 ///
 /// # Errors
 /// When it could not be carried out.
-pub fn run(request: WorkloadRequest, env: &Env) -> anyhow::Result<Observation> {
+pub(crate) fn run(request: WorkloadRequest, env: &Env) -> anyhow::Result<Observation> {
     match request {
         WorkloadRequest::Tree {
             dir,

@@ -195,12 +195,6 @@ impl Server {
         self.process.exits_within(timeout)
     }
 
-    /// Its process id.
-    #[cfg(test)]
-    pub(super) fn pid(&self) -> rustix::process::Pid {
-        self.process.pid()
-    }
-
     /// Stop it: sessions are ended, a checkpoint is written (SIGINT, "fast").
     ///
     /// # Errors
