@@ -17,6 +17,10 @@ pub enum Contents<'a> {
     Except(&'a [&'a str]),
 }
 
+/// Where two runs of initdb differ in content: the system identifier, which is
+/// also in the WAL, and the statistics' time stamps. All else is the same.
+pub const INITDB_RANDOM: &[&str] = &["global/pg_control", "pg_wal/", "pg_stat/pgstat.stat"];
+
 /// Two trees must have the same entries, with the same sizes; what is empty in
 /// one is empty in the other. `expected` is the one to trust.
 pub fn tree_equal(expected: &[TreeEntry], found: &[TreeEntry], contents: Contents) -> Vec<Finding> {

@@ -33,6 +33,8 @@ pub mod name {
     pub const FOREIGN_BYTES: &str = "foreign-bytes";
     /// Pages that were fsynced hold what was written.
     pub const PAGES: &str = "pages";
+    /// The server stopped when its disk failed, instead of going on.
+    pub const STOPPED: &str = "stopped";
 }
 
 /// All names.
@@ -46,6 +48,7 @@ pub const NAMES: &[&str] = &[
     name::KNOWN_ANSWERS,
     name::FOREIGN_BYTES,
     name::PAGES,
+    name::STOPPED,
 ];
 
 /// Something that should not be.

@@ -2,9 +2,9 @@
 
 use plugpull_protocol::Exited;
 use plugpull_protocol::workload::plan::{Answer, Load};
-use plugpull_protocol::workload::{Checksums, LoadRun, LogLine, ServerRun};
+use plugpull_protocol::workload::{Checksums, LedgerRun, LoadRun, LogLine, ServerRun};
 
-use super::name::{AMCHECK, CHECKSUMS, KNOWN_ANSWERS, PANIC};
+use super::name::{AMCHECK, CHECKSUMS, KNOWN_ANSWERS, PANIC, STOPPED};
 use super::{Finding, Findings, first_lines};
 
 /// How many lines of a program's output are told.
@@ -90,6 +90,21 @@ pub fn server(run: &ServerRun) -> Vec<Finding> {
             run.log.panics, run.log.crashes
         );
         findings.add(PANIC, told);
+    }
+    findings.told()
+}
+
+/// A server whose disk failed under it must have gone down by itself. That
+/// the disk did fail is for the runner to show.
+pub fn stopped(run: &LedgerRun) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    if !run.server_stopped {
+        let told = format!(
+            "the server went on; its clients were given {} errors: {}",
+            run.error_count,
+            run.errors.join("; ")
+        );
+        findings.add(STOPPED, told);
     }
     findings.told()
 }
@@ -247,6 +262,22 @@ mod tests {
         assert_eq!(server(&lived(harmless)), []);
         let index = vec![line("ERROR", "XX002", "index is corrupted")];
         assert_eq!(server(&lived(index)).len(), 1);
+    }
+
+    #[test]
+    fn a_server_that_goes_on_is_found() {
+        let mut run = LedgerRun {
+            acked: vec![3],
+            served: 1,
+            checkpoints: 1,
+            errors: vec!["tx/0/4: could not write".into()],
+            error_count: 1,
+            server_stopped: false,
+            server: ServerRun::default(),
+        };
+        assert!(stopped(&run)[0].detail.contains("could not write"));
+        run.server_stopped = true;
+        assert_eq!(stopped(&run), []);
     }
 
     #[test]

@@ -272,6 +272,60 @@ fn a_ledger_checkpoints_and_a_server_killed_under_it_is_reported() {
     assert!(recovered.amcheck.is_some() && recovered.checksums.is_some());
 }
 
+/// Kill one of a server's children, as a crash would.
+fn kill_backend(data: &Path) {
+    let pid = std::fs::read_to_string(data.join("postmaster.pid")).expect("a pid file");
+    let pid = pid.lines().next().expect("a line");
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.expect("children");
+    let child = children.split_whitespace().last().expect("a child");
+    let child = Pid::from_raw(child.parse().expect("a pid")).expect("not zero");
+    rustix::process::kill_process(child, Signal::KILL).expect("killed");
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: see the head of this file"]
+fn a_server_that_goes_down_by_itself_is_reported_and_its_log_says_why() {
+    let bench = Bench::new(900, kill_backend);
+    bench.prepare();
+    let seen = bench.ledger(100_000, 30_000);
+    assert!(
+        seen.server_stopped && seen.server.log.crashes == 1,
+        "{seen:?}"
+    );
+    assert_eq!(oracle::postgres::stopped(&seen), []);
+    assert!(!oracle::postgres::server(&seen.server).is_empty());
+    assert_eq!(bench.judged(&bench.recover()), []);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: see the head of this file"]
+fn two_clusters_differ_only_where_chance_is_at_work() {
+    let tree = || {
+        let bench = Bench::new(0, |_| ());
+        bench.initdb();
+        let tree = bench.run(WorkloadRequest::Tree {
+            dir: bench.data(),
+            after: None,
+            contents: true,
+        });
+        match tree {
+            Observation::Tree {
+                entries,
+                next: None,
+            } => entries,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (one, two) = (tree(), tree());
+    assert!(one.len() > 900, "{}", one.len());
+    let random = oracle::files::Contents::Except(oracle::files::INITDB_RANDOM);
+    assert_eq!(oracle::files::tree_equal(&one, &two, random), []);
+    let all = oracle::files::tree_equal(&one, &two, oracle::files::Contents::Except(&[]));
+    eprintln!("{all:#?}");
+    assert!(!all.is_empty());
+}
+
 /// The oracles that complain, each once.
 fn names(found: &[Finding]) -> Vec<&'static str> {
     let mut names: Vec<_> = found.iter().map(|f| f.oracle).collect();
