@@ -97,15 +97,19 @@ impl HandleTable {
 
     /// Enters an open file and returns its number.
     pub(crate) fn enter_file(&self, file: OpenFile) -> Result<HandleId> {
-        let id = self.number_for(&file)?;
-        self.files.insert(id, file);
+        #[cfg(feature = "mutants")]
+        if founding_bug::active() {
+            return Ok(founding_bug::enter(&self.files, file));
+        }
+        let id = self.next_number()?;
+        let _none = self.files.insert(id, file);
         Ok(id)
     }
 
     /// Enters an open directory and returns its number.
     pub(crate) fn enter_dir(&self, dir: OpenDir) -> Result<HandleId> {
-        let id = self.number_for(&dir)?;
-        self.dirs.insert(id, dir);
+        let id = self.next_number()?;
+        let _none = self.dirs.insert(id, dir);
         Ok(id)
     }
 
@@ -121,6 +125,10 @@ impl HandleTable {
 
     /// Forgets an open file; an unknown number is no error.
     pub(crate) fn release_file(&self, id: HandleId) {
+        #[cfg(feature = "mutants")]
+        if founding_bug::active() {
+            return founding_bug::release(&self.files, id);
+        }
         self.files.release(id);
     }
 
@@ -129,11 +137,7 @@ impl HandleTable {
         self.dirs.release(id);
     }
 
-    fn number_for(&self, _open: &impl AsFd) -> Result<HandleId> {
-        #[cfg(feature = "mutants")]
-        if founding_bug::active() {
-            return Ok(founding_bug::number_for(_open));
-        }
+    fn next_number(&self) -> Result<HandleId> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         // Out of reach at a billion opens a second for two centuries; still, the
         // promise is that a number does not come twice.
@@ -171,24 +175,15 @@ impl<T: AsFd> Shards<T> {
         map.get(&id).cloned().ok_or(Errno::BADF)
     }
 
-    fn insert(&self, id: HandleId, open: T) {
-        let replaced = {
-            let mut map = self
-                .shard(id)
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            map.insert(id, Arc::new(open))
-        };
-        // Nothing is ever replaced, but in the mutant, which must not close a
-        // descriptor a second time.
-        std::mem::forget(replaced);
+    fn insert(&self, id: HandleId, open: T) -> Option<Arc<T>> {
+        let mut map = self
+            .shard(id)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        map.insert(id, Arc::new(open))
     }
 
     fn release(&self, id: HandleId) {
-        #[cfg(feature = "mutants")]
-        if founding_bug::active() {
-            return founding_bug::release(self, id);
-        }
         // The entry goes first and the lock with it; the descriptor closes after
         // that, and not before the last request on it is done.
         let removed = self.remove(id);
@@ -211,7 +206,7 @@ mod founding_bug {
     use std::os::fd::{AsFd, AsRawFd};
     use std::time::{Duration, Instant};
 
-    use super::{HandleId, Shards};
+    use super::{HandleId, OpenFile, Shards};
     use crate::mutant::{Mutant, active as mutant_active};
     use crate::sys;
 
@@ -222,12 +217,16 @@ mod founding_bug {
         mutant_active(Mutant::FdAsHandle) || mutant_active(Mutant::FdAsHandleBare)
     }
 
-    pub(super) fn number_for(open: &impl AsFd) -> HandleId {
-        HandleId(open.as_fd().as_raw_fd().unsigned_abs().into())
+    pub(super) fn enter(files: &Shards<OpenFile>, file: OpenFile) -> HandleId {
+        let id = HandleId(file.as_fd().as_raw_fd().unsigned_abs().into());
+        // What is replaced here was closed by number already; to drop it would close
+        // the new file's descriptor, which is a different bug.
+        std::mem::forget(files.insert(id, file));
+        id
     }
 
-    pub(super) fn release<T: AsFd>(table: &Shards<T>, id: HandleId) {
-        let Ok(open) = table.get(id) else { return };
+    pub(super) fn release(files: &Shards<OpenFile>, id: HandleId) {
+        let Ok(open) = files.get(id) else { return };
         // Its error is the mutant's own affair: it may have lost the descriptor already.
         let _closed = sys::close_number(open.as_fd().as_raw_fd());
         std::mem::forget(open);
@@ -238,9 +237,8 @@ mod founding_bug {
                 std::thread::yield_now();
             }
         }
-        // This removes that other file's entry. Never dropped, or it would close the
-        // descriptor once more, which is a different bug.
-        std::mem::forget(table.remove(id));
+        // This removes that other file's entry.
+        std::mem::forget(files.remove(id));
     }
 }
 

@@ -26,7 +26,7 @@ use tracing_subscriber::EnvFilter;
 /// error, filtered by the environment variable RUST_LOG (such as `plugpull_fs=debug`).
 /// In the background, standard error is left once the mount stands.
 #[derive(Debug, Parser)]
-#[command(name = "plugpull-fs", version)]
+#[command(name = "plugpull-fs", version, args_override_self = true)]
 struct Cli {
     /// The directory to show; nothing else may write to it meanwhile
     source: PathBuf,

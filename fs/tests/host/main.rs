@@ -1,0 +1,16 @@
+//! Real mounts on the host, in a mount namespace of their own; needs root and
+//! `/dev/fuse`, git and tar, and for the feature `host-postgres` a PostgreSQL.
+//!
+//! With the feature `mutants` the same checks are run on wrong variants, which must
+//! fail them.
+
+mod command;
+mod directories;
+mod files;
+mod harness;
+mod operations;
+mod permissions;
+#[cfg(feature = "host-postgres")]
+mod postgres;
+mod sync;
+mod tools;

@@ -1,0 +1,115 @@
+//! Whether fsync, fdatasync, fsync of a directory and synchronous writes reach the
+//! filesystem below.
+//!
+//! The filesystem below is itself a FUSE mount, of an honest server that logs the
+//! requests it gets: what arrives there has gone through the real kernel twice.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+
+use crate::harness::{Sandbox, Server};
+
+/// What arrived below after each of five actions above.
+#[derive(Debug, PartialEq, Eq)]
+struct Arrived {
+    fsync: usize,
+    fdatasync: usize,
+    fsyncdir: usize,
+}
+
+fn sync_through(arguments: &[&str]) -> Arrived {
+    let sandbox = Sandbox::new();
+    let middle = sandbox.native();
+    let below = Server::start(&sandbox.source(), &middle, &[]);
+    let above = Server::start(&middle, &sandbox.mountpoint(), arguments);
+    let file = File::create(sandbox.mountpoint().join("f")).unwrap();
+    for offset in 0..3 {
+        file.write_all_at(b"x", offset).unwrap();
+        file.sync_all().unwrap();
+    }
+    for offset in 3..5 {
+        file.write_all_at(b"y", offset).unwrap();
+        file.sync_data().unwrap();
+    }
+    File::open(sandbox.mountpoint())
+        .unwrap()
+        .sync_all()
+        .unwrap();
+    drop(file);
+    above.unmount();
+    let (_, log) = below.unmount();
+    let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+    let (all_files, all_dirs) = (count("FSYNC "), count("FSYNCDIR "));
+    let data_only = log
+        .iter()
+        .filter(|line| line.contains("FSYNC ") && line.contains("datasync=true"))
+        .count();
+    Arrived {
+        fsync: all_files - data_only,
+        fdatasync: data_only,
+        fsyncdir: all_dirs,
+    }
+}
+
+const ALL: Arrived = Arrived {
+    fsync: 3,
+    fdatasync: 2,
+    fsyncdir: 1,
+};
+
+#[test]
+fn every_sync_arrives() {
+    assert_eq!(sync_through(&[]), ALL);
+}
+
+#[test]
+fn every_sync_arrives_in_direct_mode() {
+    assert_eq!(sync_through(&["--io", "direct"]), ALL);
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn an_ignored_fsync_is_caught() {
+    let arrived = sync_through(&["--mutant", "fsync-ignored"]);
+    assert_ne!(arrived, ALL);
+    assert_eq!((arrived.fsync, arrived.fdatasync), (0, 0));
+}
+
+#[test]
+fn synchronous_writes_are_synchronous_below() {
+    for mode in ["cached", "direct"] {
+        let sandbox = Sandbox::new();
+        let middle = sandbox.native();
+        let below = Server::start(&sandbox.source(), &middle, &[]);
+        let above = Server::start(&middle, &sandbox.mountpoint(), &["--io", mode]);
+        let open = |flags| {
+            let path = sandbox.mountpoint().join("f");
+            File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .custom_flags(flags)
+                .open(path)
+                .unwrap()
+        };
+        open(libc::O_DSYNC).write_all_at(b"data", 0).unwrap();
+        open(libc::O_SYNC).write_all_at(b"full", 0).unwrap();
+        // One synchronous write on a file that is not.
+        let plain = open(0);
+        let bytes = [std::io::IoSlice::new(b"once")];
+        let flags = rustix::io::ReadWriteFlags::DSYNC;
+        rustix::io::pwritev2(&plain, &bytes, 0, flags).unwrap();
+        plain.write_all_at(b"lazy", 0).unwrap();
+        drop(plain);
+        above.unmount();
+        let (_, log) = below.unmount();
+        let writes: Vec<_> = log
+            .iter()
+            .filter(|line| line.contains("WRITE "))
+            .filter_map(|line| line.split_once("sync="))
+            .map(|(_, sync)| sync.trim())
+            .collect();
+        assert_eq!(writes, ["Data", "Full", "Data", "No"], "{mode}");
+        assert_eq!(fs::read(sandbox.source().join("f")).unwrap(), b"lazy");
+    }
+}
