@@ -1,5 +1,8 @@
 //! The border to the kernel: one short method per FUSE operation, nothing decided here.
 //!
+//! ACLs are evaluated by the kernel (`FUSE_POSIX_ACL`), and so that the lower filesystem
+//! can apply default ACLs, the umask is ours to apply (`FUSE_DONT_MASK`).
+//!
 //! Locks are not negotiated: `setlk` of fuser cannot tell flock(2) from fcntl(2) locks,
 //! and the kernel's own are right for a single mount. `HANDLE_KILLPRIV_V2` is not,
 //! because fuser does not hand on its flags; so the kernel clears set-id bits itself.
@@ -37,6 +40,8 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_ASYNC_DIO)
     .union(InitFlags::FUSE_MAX_PAGES)
     .union(InitFlags::FUSE_CACHE_SYMLINKS)
+    .union(InitFlags::FUSE_POSIX_ACL)
+    .union(InitFlags::FUSE_DONT_MASK)
     .union(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
 
 /// A [`Passthrough`] as fuser wants it.
@@ -82,10 +87,11 @@ fn to_fuser(error: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(error.raw_os_error())
 }
 
-fn caller(request: &Request) -> Caller {
+fn caller(request: &Request, umask: u32) -> Caller {
     Caller {
         uid: request.uid(),
         gid: request.gid(),
+        umask,
     }
 }
 
@@ -202,11 +208,13 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let made = self.fs.mknod(caller(req), parent.into(), name, mode, rdev);
+        let made = self
+            .fs
+            .mknod(caller(req, umask), parent.into(), name, mode, rdev);
         self.answer_entry(reply, made);
     }
 
@@ -216,10 +224,10 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
-        let made = self.fs.mkdir(caller(req), parent.into(), name, mode);
+        let made = self.fs.mkdir(caller(req, umask), parent.into(), name, mode);
         self.answer_entry(reply, made);
     }
 
@@ -241,7 +249,7 @@ impl Filesystem for Adapter {
     ) {
         let made = self
             .fs
-            .symlink(caller(req), parent.into(), link_name, target);
+            .symlink(caller(req, 0), parent.into(), link_name, target);
         self.answer_entry(reply, made);
     }
 
@@ -256,7 +264,10 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (from, to) = ((parent.into(), name), (newparent.into(), newname));
-        answer_empty(reply, self.fs.rename(caller(req), from, to, flags.bits()));
+        answer_empty(
+            reply,
+            self.fs.rename(caller(req, 0), from, to, flags.bits()),
+        );
     }
 
     fn link(
@@ -482,13 +493,13 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
         let created = self
             .fs
-            .create(caller(req), parent.into(), name, mode, flags);
+            .create(caller(req, umask), parent.into(), name, mode, flags);
         trace!(%parent, ?name, handle = ?created.as_ref().map(|(_, handle)| handle), "CREATE");
         match created {
             Ok((entry, handle)) => reply.created(

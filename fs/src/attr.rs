@@ -32,13 +32,15 @@ impl TimeChange {
             Some(TimeOrNow::Now) => return TimeChange::Now,
             Some(TimeOrNow::SpecificTime(time)) => time,
         };
-        let (negative, distance) = match time.duration_since(UNIX_EPOCH) {
-            Ok(distance) => (false, distance),
-            Err(before) => (true, before.duration()),
+        let (seconds, distance) = match time.duration_since(UNIX_EPOCH) {
+            Ok(after) => (0_i64.saturating_add_unsigned(after.as_secs()), after),
+            Err(before) => {
+                let before = before.duration();
+                (0_i64.saturating_sub_unsigned(before.as_secs()), before)
+            }
         };
-        let seconds = i64::try_from(distance.as_secs()).unwrap_or(i64::MAX);
         TimeChange::At {
-            seconds: if negative { -seconds } else { seconds },
+            seconds,
             nanoseconds: distance.subsec_nanos(),
         }
     }

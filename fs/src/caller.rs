@@ -11,51 +11,92 @@
 //! already checked the caller (`default_permissions`), hence the capabilities are
 //! raised again for the call.
 
+//!
+//! The umask is applied by the lower filesystem, from the thread's own umask, because
+//! only it knows whether the directory has a default ACL, which takes the umask's place
+//! (acl(5), "Object creation and default ACLs").
+
 use std::cell::OnceCell;
 
+use rustix::fs::Mode;
+use rustix::process::umask;
 use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
 
 use crate::{Result, sys};
 
-/// The user and group of a request.
+/// In whose name something is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
     /// User id.
     pub uid: u32,
     /// Group id.
     pub gid: u32,
+    /// The umask of the call.
+    pub umask: u32,
 }
 
 thread_local! {
     /// The capabilities of this thread before it first changed its ids.
     static FULL: OnceCell<CapabilitySets> = const { OnceCell::new() };
+    /// Whether this thread has a umask of its own.
+    static OWN_UMASK: OnceCell<()> = const { OnceCell::new() };
 }
 
 impl Caller {
-    /// The superuser.
-    pub const ROOT: Caller = Caller { uid: 0, gid: 0 };
+    /// The superuser with an empty umask.
+    pub const ROOT: Caller = Caller {
+        uid: 0,
+        gid: 0,
+        umask: 0,
+    };
 
-    /// Runs `create` so that what it creates belongs to this caller.
+    /// Runs `create` so that what it creates belongs to this caller and has passed its
+    /// umask.
     ///
     /// A server that is not root creates everything as itself, for it can do nothing
     /// else; the kernel lets only its own user in.
     ///
     /// # Errors
-    /// Those of `create`, and of capset(2).
+    /// Those of `create`, of unshare(2) and of capset(2).
     pub fn creating<T>(self, create: impl FnOnce() -> Result<T>) -> Result<T> {
-        if self == Caller::ROOT || !rustix::process::geteuid().is_root() {
-            return create();
-        }
-        let _restore = TakenIds::take(self)?;
+        let _umask = TakenUmask::take(self.umask)?;
+        let _ids = TakenIds::take(self)?;
         create()
     }
 }
 
-/// Gives the thread its own ids back when dropped, also when `create` panics.
+/// Gives the thread its empty umask back when dropped.
+struct TakenUmask;
+
+impl TakenUmask {
+    fn take(mask: u32) -> Result<Option<Self>> {
+        if mask == 0 {
+            return Ok(None);
+        }
+        OWN_UMASK.with(|own| match own.get() {
+            Some(()) => Ok(()),
+            None => sys::separate_thread_umask().map(|()| *own.get_or_init(|| ())),
+        })?;
+        umask(Mode::from_raw_mode(mask));
+        Ok(Some(TakenUmask))
+    }
+}
+
+impl Drop for TakenUmask {
+    fn drop(&mut self) {
+        umask(Mode::empty());
+    }
+}
+
+/// Gives the thread its own ids back when dropped.
 struct TakenIds;
 
 impl TakenIds {
-    fn take(caller: Caller) -> Result<Self> {
+    fn take(caller: Caller) -> Result<Option<Self>> {
+        let is_self = (caller.uid, caller.gid) == (0, 0);
+        if is_self || !rustix::process::geteuid().is_root() {
+            return Ok(None);
+        }
         let full = FULL.with(|cell| match cell.get() {
             Some(sets) => Ok(*sets),
             None => capabilities(None).map(|sets| *cell.get_or_init(|| sets)),
@@ -65,7 +106,7 @@ impl TakenIds {
         sys::set_thread_fsuid(caller.uid);
         let taken = TakenIds;
         set_capabilities(None, full)?;
-        Ok(taken)
+        Ok(Some(taken))
     }
 }
 

@@ -54,9 +54,12 @@ struct Cli {
     /// Say what is done (mount(8) passes this)
     #[arg(short, hide = true)]
     verbose: bool,
-    /// Passed by mount(8), without a meaning here
+    /// Passed by mount(8): write no /etc/mtab, which has no meaning here
     #[arg(short = 'n', hide = true)]
     no_mtab: bool,
+    /// Passed by mount(8): tolerate unknown mount options
+    #[arg(short, hide = true)]
+    sloppy: bool,
     /// The type, passed by mount(8)
     #[arg(short = 't', hide = true, value_name = "TYPE")]
     fs_type: Option<String>,
@@ -66,10 +69,12 @@ impl Cli {
     fn plan(&self) -> Plan {
         let mut options = MountOptions::default();
         for list in &self.options {
-            if let Err(message) = options.add(list) {
-                Cli::command()
-                    .error(ErrorKind::InvalidValue, message)
-                    .exit();
+            for option in list.split(',') {
+                match options.add(option) {
+                    Err(message) if self.sloppy => tracing::warn!("{message}: ignored"),
+                    Err(message) => usage_error(&message),
+                    Ok(()) => {}
+                }
             }
         }
         let threads = self.threads.or(options.threads);
@@ -83,10 +88,17 @@ impl Cli {
     }
 }
 
+fn usage_error(message: &str) -> ! {
+    Cli::command()
+        .error(ErrorKind::InvalidValue, message)
+        .exit()
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let plan = cli.plan();
     start_log(cli.verbose);
+    stop_on_panic();
+    let plan = cli.plan();
     #[cfg(feature = "mutants")]
     if let Some(mutant) = cli.mutant {
         plugpull_fs::mutant::select(mutant);
@@ -103,6 +115,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A dispatch thread that is gone leaves its request unanswered and its client hanging;
+/// a process that is gone gives every client ENOTCONN.
+fn stop_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
 }
 
 /// A single thread would let one slow fsync hold up everything else.

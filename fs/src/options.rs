@@ -51,10 +51,8 @@ impl MountOptions {
     /// # Errors
     /// A sentence that names the option that is unknown or malformed.
     pub fn add(&mut self, list: &str) -> Result<(), String> {
-        let options = list.split(',').filter(|option| !option.is_empty());
-        options
-            .into_iter()
-            .try_for_each(|option| self.add_one(option))
+        let mut options = list.split(',').filter(|option| !option.is_empty());
+        options.try_for_each(|option| self.add_one(option))
     }
 
     /// What fuser passes on to mount(2).

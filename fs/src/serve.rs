@@ -42,7 +42,7 @@ pub struct Mounted {
 impl Mounted {
     /// Mounts. From here on the kernel accepts requests; [`Mounted::serve`] answers them.
     ///
-    /// Changes the process: the umask becomes 0 (the kernel has applied the caller's),
+    /// Changes the process: the umask becomes 0 (each caller's own is applied),
     /// the limit of open files becomes the hard one, and SIGTERM, SIGINT and SIGHUP
     /// are blocked.
     ///
@@ -51,6 +51,10 @@ impl Mounted {
     pub fn new(plan: &Plan) -> Result<Self> {
         umask(Mode::empty());
         raise_open_file_limit();
+        ensure!(
+            Path::new("/proc/self/fd").exists(),
+            "/proc is not mounted, and inodes are reopened through it"
+        );
         let signals = BlockedSignals::termination().context("block termination signals")?;
         let mountpoint = existing_dir(&plan.mountpoint).context("mount point")?;
         let source = existing_dir(&plan.source).context("source")?;

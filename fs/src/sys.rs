@@ -23,6 +23,15 @@ pub fn set_thread_fsgid(gid: u32) {
     unsafe { libc::setfsgid(gid) };
 }
 
+/// Gives the calling thread a umask (and a working directory) of its own.
+///
+/// # Errors
+/// Any error of unshare(2).
+pub fn separate_thread_umask() -> Result<()> {
+    // SAFETY: CLONE_FILES is not asked for, so descriptors keep their meaning.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }
+}
+
 /// Closes a descriptor and reports what close(2) said.
 ///
 /// # Errors

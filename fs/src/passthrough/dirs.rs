@@ -148,7 +148,7 @@ impl Passthrough {
                 Ok(entry) => entry,
                 Err(Errno::NOENT) => return true,
                 Err(error) => {
-                    tracing::warn!(name = ?listed.name, %error, "left out of a listing");
+                    tracing::debug!(name = ?listed.name, %error, "left out of a listing");
                     return true;
                 }
             };

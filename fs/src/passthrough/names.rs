@@ -13,7 +13,7 @@ use crate::attr::decode_device;
 use crate::{Caller, NodeId, Result};
 
 impl Passthrough {
-    /// mkdir(2). The kernel has applied the umask.
+    /// mkdir(2).
     ///
     /// # Errors
     /// Those of mkdir(2).

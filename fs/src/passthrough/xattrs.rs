@@ -1,8 +1,7 @@
 //! Operations on extended attributes.
 //!
 //! They go through the magic link, because the f-calls refuse `O_PATH` descriptors.
-//! POSIX ACLs pass as the attributes that they are; the kernel does not evaluate them
-//! here (see the crate's notes on permissions).
+//! POSIX ACLs pass as the attributes that they are; the kernel reads and evaluates them.
 
 use std::ffi::OsStr;
 

@@ -19,7 +19,7 @@ fn setpriv<'a>(groups: &'a [&'a str], script: &'a str) -> Vec<&'a str> {
 /// What a script of another user prints, each failure as `no`.
 fn as_nobody(dir: &Path, groups: &[&str], script: &str) -> String {
     let script = format!(
-        "umask 027; cd '{}' && {{ {script} }} 2>/dev/null",
+        "umask 027; cd '{}' && {{ {script}\n}} 2>/dev/null",
         dir.display()
     );
     run_ok("util-linux", &setpriv(groups, &script))
@@ -115,5 +115,75 @@ fn after_other_users_root_still_makes_files_of_root() {
     fs::write(sandbox.mountpoint().join("ours"), "").unwrap();
     let uid = |name: &str| fs::metadata(sandbox.source().join(name)).unwrap().uid();
     assert_eq!((uid("theirs"), uid("ours")), (65534, 0));
+    server.unmount();
+}
+
+/// An ACL as the attribute's value holds it (include/uapi/linux/posix_acl_xattr.h).
+fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let mut value = 2_u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        value.extend(tag.to_le_bytes());
+        value.extend(permissions.to_le_bytes());
+        value.extend(id.to_le_bytes());
+    }
+    value
+}
+
+const OWNER: u16 = 0x01;
+const USER: u16 = 0x02;
+const OWNING_GROUP: u16 = 0x04;
+const MASK: u16 = 0x10;
+const OTHER: u16 = 0x20;
+const NO_ID: u32 = u32::MAX;
+
+fn set_acl(path: &Path, kind: &str, user: (u32, u16)) {
+    let value = acl(&[
+        (OWNER, 7, NO_ID),
+        (USER, user.1, user.0),
+        (OWNING_GROUP, 0, NO_ID),
+        (MASK, 7, NO_ID),
+        (OTHER, 0, NO_ID),
+    ]);
+    let name = format!("system.posix_acl_{kind}");
+    rustix::fs::setxattr(path, &name, &value, rustix::fs::XattrFlags::empty()).unwrap();
+}
+
+#[test]
+fn access_control_lists_count_as_natively() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve(&[]);
+    let prepare = |dir: &Path| {
+        for name in ["mine", "theirs"] {
+            fs::write(dir.join(name), name).unwrap();
+            chown(dir.join(name), None, Some(65534)).unwrap();
+        }
+        // Their group has the mode's bits (the mask), but not by the ACL.
+        set_acl(&dir.join("mine"), "access", (65534, 6));
+        set_acl(&dir.join("theirs"), "access", (4711, 7));
+        fs::create_dir(dir.join("default")).unwrap();
+        fs::set_permissions(dir.join("default"), fs::Permissions::from_mode(0o777)).unwrap();
+        set_acl(&dir.join("default"), "default", (4711, 7));
+        fs::create_dir(dir.join("plain")).unwrap();
+        fs::set_permissions(dir.join("plain"), fs::Permissions::from_mode(0o777)).unwrap();
+    };
+    let script = "cat mine || echo no; echo x >> mine && echo yes; cat theirs || echo no
+        touch default/f plain/f; mkdir default/d plain/d
+        stat -c '%n %a %u' mine theirs default/* plain/*";
+    let outcome = |dir: &Path| {
+        prepare(dir);
+        let printed = as_nobody(dir, &["--clear-groups"], script);
+        let inherited = |name: &str, kind: &str| {
+            let mut value = vec![0; 200];
+            let name = dir.join(name);
+            let kind = format!("system.posix_acl_{kind}");
+            let length = rustix::fs::getxattr(name, kind, &mut value[..]);
+            (length, value)
+        };
+        let lists = ["access", "default"].map(|kind| inherited("default/d", kind));
+        (printed, lists)
+    };
+    let native = outcome(&sandbox.native());
+    assert!(native.0.starts_with("mineyes\nno\n"), "{}", native.0);
+    assert_eq!(outcome(&sandbox.mountpoint()), native);
     server.unmount();
 }
