@@ -19,6 +19,9 @@ use crate::table::SourceId;
 use crate::units::{CutPoint, Epoch, Honesty, RequestId, Seed};
 use crate::view::View;
 
+#[cfg(test)]
+mod tests;
+
 /// Which pending writes survive a power cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Keep {

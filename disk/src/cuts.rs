@@ -16,6 +16,10 @@ pub enum CutReason {
     BeforeFlushCompletes,
     /// A write is about to be answered that its answer makes durable: FUA, or write-through.
     BeforeWriteIsDurable,
+    /// A write in flight, which may be stored, is about to be answered with an error.
+    BeforeWriteFails,
+    /// The last event: where the power was cut, or what was recorded last.
+    AtEnd,
     /// A mark has just been set, with or without a request since the last one: the promises
     /// changed.
     AtMark,
@@ -35,15 +39,16 @@ pub struct CutCandidate {
 }
 
 impl Recording {
-    /// Every moment after an answer, before one that makes something durable, and at a mark; in
-    /// order, each moment once. The others are moments after a submission, which took no choice
-    /// away: whatever a cut there could leave, the next of these can leave too.
+    /// Every moment after an answer, before one that takes a choice away (by making something
+    /// durable or by failing), at a mark, and at the end; in order, each moment once. The others
+    /// are moments after a submission: whatever a cut there could leave, the next of these can
+    /// leave too. (A lying disk draws its prefix anew at every moment, so of it this is not true.)
     pub fn cut_candidates(&self) -> Vec<CutCandidate> {
         let mut tracker = Tracker::new(self.honesty(), self.seed());
         let mut found: Vec<CutCandidate> = Vec::new();
         for entry in self.entries() {
             if let Entry::Complete(complete) = entry
-                && let Some(reason) = self.promise(complete)
+                && let Some(reason) = self.choice_taken(complete)
             {
                 let before = CutPoint(Seq(complete.seq.0 - 1));
                 note(&mut found, &tracker, before, reason);
@@ -58,20 +63,22 @@ impl Recording {
                 Entry::Submit(_) | Entry::Cut(_) => {}
             }
         }
+        let end = CutPoint(self.last_seq());
+        if found.last().is_some_and(|last| last.cut < end) {
+            note(&mut found, &tracker, end, CutReason::AtEnd);
+        }
         found
     }
 
-    /// What becomes durable with this answer, if anything.
-    fn promise(&self, complete: &Complete) -> Option<CutReason> {
+    /// What makes it worthwhile to cut the power just before this answer, if anything.
+    fn choice_taken(&self, complete: &Complete) -> Option<CutReason> {
         let submit = self.submit(complete.id)?;
-        if complete.errno != 0 {
-            None
-        } else if !submit.is_write() {
-            Some(CutReason::BeforeFlushCompletes)
-        } else if submit.fua || self.honesty() == Honesty::None {
-            Some(CutReason::BeforeWriteIsDurable)
-        } else {
-            None
+        match (submit.is_write(), complete.errno == 0) {
+            (false, true) => Some(CutReason::BeforeFlushCompletes),
+            (false, false) => None,
+            (true, false) => Some(CutReason::BeforeWriteFails),
+            (true, true) => (submit.fua || self.honesty() == Honesty::None)
+                .then_some(CutReason::BeforeWriteIsDurable),
         }
     }
 }

@@ -34,6 +34,8 @@ pub mod log;
 pub mod model;
 pub mod nbd;
 mod table;
+#[cfg(test)]
+mod testing;
 mod units;
 mod view;
 

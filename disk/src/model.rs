@@ -36,6 +36,9 @@ use anyhow::{Result, ensure};
 use crate::log::{Complete, Entry, Operation, Recording, Submit};
 use crate::units::{CutPoint, Epoch, Honesty, RequestId, Seed};
 
+#[cfg(test)]
+mod tests;
+
 /// Everything that was submitted by a cut, by what the cut may do to it. Flushes are in none of
 /// the lists; each list is in order of submission.
 #[derive(Clone, Debug, PartialEq, Eq)]

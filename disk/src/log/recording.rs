@@ -165,7 +165,7 @@ struct Parser<'a> {
 impl<'a> Parser<'a> {
     fn new(file: &'a File, header: LogHeader, file_bytes: u64) -> Parser<'a> {
         Parser {
-            input: BufReader::with_capacity(256 << 10, file),
+            input: BufReader::with_capacity(64 << 10, file),
             header,
             at: 0,
             file_bytes,

@@ -115,8 +115,9 @@ impl Client {
     pub(crate) fn is_silent(&mut self) -> bool {
         let quick = Some(Duration::from_millis(200));
         self.stream.set_read_timeout(quick).expect("a deadline");
-        match self.stream.read_exact(&mut [0]) {
-            Ok(_) => false,
+        match self.stream.read(&mut [0; 1]) {
+            Ok(0 | 1) => false,
+            Ok(more) => unreachable!("{more} bytes in a buffer of one"),
             Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
         }
     }
