@@ -1,8 +1,14 @@
 //! Scenarios, the runner, crash-state exploration, oracles and reports.
 
+pub mod artifacts;
+pub mod base;
 pub mod oracle;
+pub mod prepare;
 pub mod progress;
 pub mod report;
 pub mod rundir;
+pub mod runner;
 pub mod scenario;
 pub mod select;
+pub mod session;
+pub mod testbed;

@@ -278,11 +278,11 @@ impl<'a> Session<'a> {
     /// End the guest at once, as a power cut does, and close the disk's log.
     ///
     /// # Errors
-    /// When QEMU or the disk's server cannot be ended.
+    /// When QEMU cannot be ended.
     pub fn pull_the_plug(self) -> Result<Disk> {
         let Self { guest, server, disk, .. } = self;
         guest.pull_the_plug()?;
-        server.stop()?;
+        drop(server);
         Ok(disk)
     }
 
@@ -295,7 +295,7 @@ impl<'a> Session<'a> {
         let timeout = self.bed.scale(UNMOUNT_TIMEOUT);
         let Self { guest, server, disk, .. } = self;
         guest.power_off(timeout)?;
-        server.stop()?;
+        drop(server);
         Ok(disk)
     }
 }

@@ -160,6 +160,11 @@ impl Slots {
         })
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// Takes any free place.
     ///
     /// # Errors

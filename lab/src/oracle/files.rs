@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use plugpull_protocol::workload::plan::{Writers, page_key};
 use plugpull_protocol::workload::{EntryKind, Page, TreeEntry, WritersSeen};
 
-use super::name::{FOREIGN_BYTES, PAGES, TREE_EQUAL};
+use crate::scenario::OracleName;
 use super::{Finding, Findings, Ledger};
 
 /// Which contents of two trees must be equal.
@@ -32,16 +32,16 @@ pub fn tree_equal(expected: &[TreeEntry], found: &[TreeEntry], contents: Content
     let (expected, found) = (by_path(expected), by_path(found));
     for (path, entry) in &expected {
         match found.get(path) {
-            None => findings.add(TREE_EQUAL, format!("{path} is missing")),
+            None => findings.add(OracleName::Tree, format!("{path} is missing")),
             Some(other) => {
                 if let Some(told) = difference(entry, other, contents) {
-                    findings.add(TREE_EQUAL, format!("{path}: {told}"));
+                    findings.add(OracleName::Tree, format!("{path}: {told}"));
                 }
             }
         }
     }
     for path in found.keys().filter(|path| !expected.contains_key(*path)) {
-        findings.add(TREE_EQUAL, format!("{path} should not be there"));
+        findings.add(OracleName::Tree, format!("{path} should not be there"));
     }
     findings.told()
 }
@@ -77,12 +77,12 @@ fn difference(expected: &TreeEntry, found: &TreeEntry, contents: Contents) -> Op
 pub fn foreign_bytes(files: &Writers, seen: &WritersSeen) -> Vec<Finding> {
     let mut findings = Findings::default();
     for told in &seen.first {
-        findings.add(FOREIGN_BYTES, told.as_str());
+        findings.add(OracleName::Writers, told.as_str());
     }
     let wrong = seen.mismatches + seen.errors + seen.strangers;
     if wrong > 0 || seen.files != files.count() {
         findings.add(
-            FOREIGN_BYTES,
+            OracleName::Writers,
             format!(
                 "{} of {} files are right, {} have other content, {} operations failed, {} files are nobody's",
                 seen.files,
@@ -102,14 +102,14 @@ pub fn pages(ledger: &Ledger, found: &[Page]) -> Vec<Finding> {
     let mut findings = Findings::default();
     for (page, holds) in (0..).zip(found) {
         if let Some(told) = page_problem(ledger, page, *holds) {
-            findings.add(PAGES, format!("{}: {told}", page_key(page)));
+            findings.add(OracleName::Ledger, format!("{}: {told}", page_key(page)));
         }
     }
     let pages = found.len() as u32;
     let number = |key: &str| key.strip_prefix("page/")?.parse::<u32>().ok();
     for (key, _) in ledger.keys() {
         if number(key).is_none_or(|page| page >= pages) {
-            findings.add(PAGES, format!("{key} was promised and not looked at"));
+            findings.add(OracleName::Ledger, format!("{key} was promised and not looked at"));
         }
     }
     findings.told()

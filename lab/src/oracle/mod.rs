@@ -12,50 +12,15 @@ pub mod transactions;
 
 pub use ledger::Ledger;
 
-/// Names of the oracles, as `caught_by` in a scenario has them.
-pub mod name {
-    /// Acknowledged or served is there with its value; never begun is not.
-    pub const LEDGER: &str = "ledger";
-    /// What was not acknowledged is there wholly or not at all.
-    pub const ATOMICITY: &str = "atomicity";
-    /// `pg_amcheck` finds nothing.
-    pub const AMCHECK: &str = "amcheck";
-    /// Data checksums hold, free-space maps aside.
-    pub const CHECKSUMS: &str = "checksums";
-    /// The server starts, stops, and has neither PANIC nor corruption in its
-    /// log.
-    pub const PANIC: &str = "panic";
-    /// Two trees are the same.
-    pub const TREE_EQUAL: &str = "tree-equal";
-    /// Queries give the answers that are known beforehand.
-    pub const KNOWN_ANSWERS: &str = "known-answers";
-    /// Every writer's files hold that writer's bytes and no others.
-    pub const FOREIGN_BYTES: &str = "foreign-bytes";
-    /// Pages that were fsynced hold what was written.
-    pub const PAGES: &str = "pages";
-    /// The server stopped when its disk failed, instead of going on.
-    pub const STOPPED: &str = "stopped";
-}
+use plugpull_protocol::Exited;
 
-/// All names.
-pub const NAMES: &[&str] = &[
-    name::LEDGER,
-    name::ATOMICITY,
-    name::AMCHECK,
-    name::CHECKSUMS,
-    name::PANIC,
-    name::TREE_EQUAL,
-    name::KNOWN_ANSWERS,
-    name::FOREIGN_BYTES,
-    name::PAGES,
-    name::STOPPED,
-];
+use crate::scenario::{Named, OracleName};
 
 /// Something that should not be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Which oracle found it, by its name in [`NAMES`].
-    pub oracle: &'static str,
+    /// Which oracle found it.
+    pub oracle: OracleName,
     /// What it is, with all that is needed to look for it.
     pub detail: String,
 }
@@ -70,7 +35,7 @@ struct Findings {
 }
 
 impl Findings {
-    fn add(&mut self, oracle: &'static str, detail: impl Into<String>) {
+    fn add(&mut self, oracle: OracleName, detail: impl Into<String>) {
         let detail = detail.into();
         self.all.push(Finding { oracle, detail });
     }
@@ -78,8 +43,8 @@ impl Findings {
     /// The first of each oracle, and how many more there are.
     fn told(self) -> Vec<Finding> {
         let mut out = Vec::new();
-        for oracle in NAMES {
-            let mut of: Vec<_> = self.all.iter().filter(|f| f.oracle == *oracle).collect();
+        for oracle in OracleName::ALL.iter().copied() {
+            let mut of: Vec<_> = self.all.iter().filter(|f| f.oracle == oracle).collect();
             let more = of.len().saturating_sub(TOLD);
             of.truncate(TOLD);
             out.extend(of.into_iter().cloned());
@@ -91,6 +56,25 @@ impl Findings {
         out
     }
 }
+
+/// A program must have ended with 0.
+pub fn exit(program: &str, exited: &Exited) -> Vec<Finding> {
+    exit_as(OracleName::Exit, program, exited)
+}
+
+/// As [`exit`], on behalf of another oracle.
+pub fn exit_as(oracle: OracleName, program: &str, exited: &Exited) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    if !exited.success() {
+        let said = format!("{}{}", exited.stdout, exited.stderr);
+        let told = first_lines(&said, EXIT_LINES);
+        findings.add(oracle, format!("{program} ended with {}: {told}", exited.code));
+    }
+    findings.told()
+}
+
+/// How many lines of a failed program's output are told.
+const EXIT_LINES: usize = 12;
 
 /// The start of a program's output, for a detail.
 fn first_lines(text: &str, lines: usize) -> String {
@@ -110,12 +94,12 @@ mod tests {
     fn a_flood_of_one_oracle_does_not_hide_another() {
         let mut findings = Findings::default();
         for i in 0..500 {
-            findings.add(name::LEDGER, format!("lost {i}"));
+            findings.add(OracleName::Ledger, format!("lost {i}"));
         }
-        findings.add(name::PANIC, "panicked");
+        findings.add(OracleName::Log, "panicked");
         let told = findings.told();
         assert_eq!(told.len(), TOLD + 2);
         assert_eq!(told[TOLD].detail, "and 480 more");
-        assert_eq!(told[TOLD + 1].oracle, name::PANIC);
+        assert_eq!(told[TOLD + 1].oracle, OracleName::Log);
     }
 }

@@ -4,7 +4,7 @@ use plugpull_protocol::Exited;
 use plugpull_protocol::workload::plan::{Answer, Load};
 use plugpull_protocol::workload::{Checksums, LedgerRun, LoadRun, LogLine, ServerRun};
 
-use super::name::{AMCHECK, CHECKSUMS, KNOWN_ANSWERS, PANIC, STOPPED};
+use crate::scenario::OracleName;
 use super::{Finding, Findings, first_lines};
 
 /// How many lines of a program's output are told.
@@ -16,7 +16,7 @@ pub fn amcheck(exited: &Exited) -> Vec<Finding> {
     if !exited.success() {
         let said = format!("{}{}", exited.stdout, exited.stderr);
         let told = format!("exit {}: {}", exited.code, first_lines(&said, LINES));
-        findings.add(AMCHECK, told);
+        findings.add(OracleName::Amcheck, told);
     }
     findings.told()
 }
@@ -37,18 +37,18 @@ pub fn checksums(checksums: &Checksums) -> Vec<Finding> {
         } else {
             told += 1;
             let told = format!("{}, block {}: wrong checksum", bad.file, bad.block);
-            findings.add(CHECKSUMS, told);
+            findings.add(OracleName::Checksums, told);
         }
     }
     for complaint in &checksums.complaints {
         told += 1;
-        findings.add(CHECKSUMS, complaint.as_str());
+        findings.add(OracleName::Checksums, complaint.as_str());
     }
     // It must not fail for a reason that nobody understood.
     if !checksums.exited.success() && told == 0 && forgiven == 0 {
         let said = format!("{}{}", checksums.exited.stdout, checksums.exited.stderr);
         let told = first_lines(&said, LINES);
-        findings.add(CHECKSUMS, format!("exit {}: {told}", checksums.exited.code));
+        findings.add(OracleName::Checksums, format!("exit {}: {told}", checksums.exited.code));
     }
     findings.told()
 }
@@ -64,13 +64,13 @@ pub fn server(run: &ServerRun) -> Vec<Finding> {
             "the server did not start (exit {exit}); its log:\n{}",
             tail()
         );
-        findings.add(PANIC, told);
+        findings.add(OracleName::Log, told);
     } else if run.exit != Some(0) {
         let told = format!(
             "the server did not stop cleanly (exit {exit}); its log:\n{}",
             tail()
         );
-        findings.add(PANIC, told);
+        findings.add(OracleName::Log, told);
     }
     for (i, line) in run.log.notable.iter().enumerate() {
         if alarming(line) && !forgiven(line, &run.log.notable[i + 1..]) {
@@ -80,7 +80,7 @@ pub fn server(run: &ServerRun) -> Vec<Finding> {
                 message,
                 ..
             } = line;
-            findings.add(PANIC, format!("{severity} {sqlstate}: {message}"));
+            findings.add(OracleName::Log, format!("{severity} {sqlstate}: {message}"));
         }
     }
     // The kept lines are the first ones; the counts are of all.
@@ -89,7 +89,7 @@ pub fn server(run: &ServerRun) -> Vec<Finding> {
             "{} PANICs and {} crashed processes in the log",
             run.log.panics, run.log.crashes
         );
-        findings.add(PANIC, told);
+        findings.add(OracleName::Log, told);
     }
     findings.told()
 }
@@ -104,7 +104,7 @@ pub fn stopped(run: &LedgerRun) -> Vec<Finding> {
             run.error_count,
             run.errors.join("; ")
         );
-        findings.add(STOPPED, told);
+        findings.add(OracleName::Stopped, told);
     }
     findings.told()
 }
@@ -133,13 +133,13 @@ fn forgiven(line: &LogLine, rest: &[LogLine]) -> bool {
 pub fn known_answers(load: &Load, run: &LoadRun) -> Vec<Finding> {
     let mut findings = Findings::default();
     for error in &run.errors {
-        findings.add(KNOWN_ANSWERS, format!("a client was told: {error}"));
+        findings.add(OracleName::Answers, format!("a client was told: {error}"));
     }
     let expected = load.answers();
     for (when, answers) in [("before", &run.before), ("after", &run.after)] {
         if answers.is_empty() {
             let told = format!("no answers {when} the restart");
-            findings.add(KNOWN_ANSWERS, told);
+            findings.add(OracleName::Answers, told);
             continue;
         }
         for Answer { name, value } in &expected {
@@ -147,13 +147,13 @@ pub fn known_answers(load: &Load, run: &LoadRun) -> Vec<Finding> {
             let got = got.map_or("nothing", |answer| answer.value.as_str());
             if got != value {
                 let told = format!("{name} {when} the restart: {got} instead of {value}");
-                findings.add(KNOWN_ANSWERS, told);
+                findings.add(OracleName::Answers, told);
             }
         }
         for Answer { name, value } in answers {
             if !expected.iter().any(|answer| answer.name == *name) {
                 let told = format!("{name} {when} the restart: {value}, unasked");
-                findings.add(KNOWN_ANSWERS, told);
+                findings.add(OracleName::Answers, told);
             }
         }
     }
@@ -185,7 +185,7 @@ mod tests {
     fn amcheck_says_what_it_found() {
         assert_eq!(amcheck(&exited(0, "")), []);
         let found = amcheck(&exited(2, "btree index \"a\": heap tuple lacks"));
-        assert_eq!(found[0].oracle, AMCHECK);
+        assert_eq!(found[0].oracle, OracleName::Amcheck);
         assert!(found[0].detail.contains("heap tuple lacks"));
     }
 

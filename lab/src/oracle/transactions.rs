@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use plugpull_protocol::workload::plan::{self, Transaction};
 use plugpull_protocol::workload::{ConnRows, Recovered};
 
-use super::name::{ATOMICITY, LEDGER};
+use crate::scenario::OracleName;
 use super::{Finding, Findings, Ledger};
 
 /// Judge by the oracles `ledger` and `atomicity`.
@@ -30,7 +30,7 @@ pub fn judge(ledger: &Ledger, seed: u64, connections: u32, recovered: &Recovered
             }
             for rows in tables.iter().filter(|rows| rows.conn >= connections) {
                 let told = format!("rows of connection {}, which there never was", rows.conn);
-                findings.add(LEDGER, told);
+                findings.add(OracleName::Ledger, told);
             }
         }
     }
@@ -45,7 +45,7 @@ fn served_values(ledger: &Ledger, findings: &mut Findings) {
             if !key.attempts.iter().any(begun) {
                 let told =
                     format!("{name}: a reader was served {value} at seq {seq}, which nobody wrote");
-                findings.add(LEDGER, told);
+                findings.add(OracleName::Ledger, told);
             }
         }
     }
@@ -66,7 +66,7 @@ fn unreadable(ledger: &Ledger, recovered: &Recovered, findings: &mut Findings) {
     };
     let count = promised.len();
     findings.add(
-        LEDGER,
+        OracleName::Ledger,
         format!("{count} promised transactions cannot be read, the latest {key} ({how} at seq {seq}): {why}"),
     );
 }
@@ -125,14 +125,14 @@ impl<'a> Connection<'a> {
             };
             match self.standing.get(n) {
                 Some(Standing::Promised(..)) if !evidence.missing.is_empty() => {
-                    findings.add(LEDGER, told());
+                    findings.add(OracleName::Ledger, told());
                 }
                 Some(Standing::Begun(_))
                     if !evidence.missing.is_empty() && !evidence.there.is_empty() =>
                 {
-                    findings.add(ATOMICITY, told());
+                    findings.add(OracleName::Atomicity, told());
                 }
-                None if !evidence.there.is_empty() => findings.add(LEDGER, told()),
+                None if !evidence.there.is_empty() => findings.add(OracleName::Ledger, told()),
                 _ => {}
             }
         }
@@ -180,7 +180,7 @@ impl<'a> Connection<'a> {
         let Some((_, total)) = self.rows.state else {
             // The frozen base had it.
             let told = format!("connection {}: its row of conn_state is gone", self.conn);
-            return findings.add(LEDGER, told);
+            return findings.add(OracleName::Ledger, told);
         };
         if last > 0 && !self.standing.contains_key(&last) {
             // The sum of what never was is anybody's guess.
@@ -301,8 +301,8 @@ impl<'a> Connection<'a> {
     /// unacknowledged transaction is there, only that it is not damaged.
     fn oracle_for(&self, n: u64) -> &'static str {
         match self.standing.get(&n) {
-            Some(Standing::Begun(_)) => ATOMICITY,
-            _ => LEDGER,
+            Some(Standing::Begun(_)) => OracleName::Atomicity,
+            _ => OracleName::Ledger,
         }
     }
 

@@ -103,7 +103,7 @@ fn all_of_the_promised_and_all_or_nothing_of_the_rest_is_fine() {
 fn the_loss_of_an_acknowledged_transaction_is_named() {
     let found = judged(&ledger(0, 60, false), tables_at(0, 59));
     only(
-        LEDGER,
+        OracleName::Ledger,
         "tx/0/60 (connection 0, transaction 60, acknowledged at seq 120)",
         &found,
     );
@@ -116,25 +116,25 @@ fn one_lost_row_of_any_table_is_enough() {
     let mut rows = whole.clone();
     let (n, _) = rows.a_own.remove(10);
     only(
-        LEDGER,
+        OracleName::Ledger,
         &format!("tx/0/{n} (connection 0"),
         &judged(&ledger(0, 60, true), rows),
     );
     let mut rows = whole.clone();
     let (n, _) = rows.b_whole.remove(10);
     only(
-        LEDGER,
+        OracleName::Ledger,
         &format!("tx/0/{n} (connection 0"),
         &judged(&ledger(0, 60, true), rows),
     );
     let mut rows = whole.clone();
     let (n, _) = rows.b_whole.remove(10);
     rows.b_partial.push((n, 1));
-    only(LEDGER, "1 of ", &judged(&ledger(0, 60, true), rows));
+    only(OracleName::Ledger, "1 of ", &judged(&ledger(0, 60, true), rows));
     let mut rows = whole.clone();
     rows.state = None;
     only(
-        LEDGER,
+        OracleName::Ledger,
         "conn_state is gone",
         &judged(&ledger(0, 60, true), rows),
     );
@@ -143,7 +143,7 @@ fn one_lost_row_of_any_table_is_enough() {
     rows.a_own.push((n, n));
     rows.a_own.sort_unstable();
     only(
-        LEDGER,
+        OracleName::Ledger,
         &format!("tx/0/{version} (connection 0"),
         &judged(&ledger(0, 60, true), rows),
     );
@@ -155,20 +155,20 @@ fn a_half_of_an_unacknowledged_transaction_is_a_matter_of_atomicity() {
     let mut rows = tables_at(0, 60);
     rows.a_own.push((61, 61));
     only(
-        ATOMICITY,
+        OracleName::Atomicity,
         "tx/0/61 (connection 0, transaction 61, begun",
         &judged(&promised, rows),
     );
     let mut rows = tables_at(0, 61);
     rows.b_whole.retain(|(n, _)| *n != 61);
     only(
-        ATOMICITY,
+        OracleName::Atomicity,
         "missing [rows in ledger_b]",
         &judged(&promised, rows),
     );
     let mut rows = tables_at(0, 60);
     rows.state = tables_at(0, 61).state;
-    only(ATOMICITY, "tx/0/61", &judged(&promised, rows));
+    only(OracleName::Atomicity, "tx/0/61", &judged(&promised, rows));
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn a_half_rewrite_or_deletion_is_seen() {
         a_updated: before.a_updated.clone(),
         ..after
     };
-    only(ATOMICITY, "rewriting row", &judged(&promised, rows));
+    only(OracleName::Atomicity, "rewriting row", &judged(&promised, rows));
 
     let tx = first(|t| {
         t.deletes
@@ -192,23 +192,23 @@ fn a_half_rewrite_or_deletion_is_seen() {
     let promised = ledger(0, tx.n - 1, true);
     let mut rows = tables_at(0, tx.n - 1);
     rows.b_whole.retain(|(n, _)| *n != gone);
-    only(ATOMICITY, "deleted rows", &judged(&promised, rows));
+    only(OracleName::Atomicity, "deleted rows", &judged(&promised, rows));
     let mut rows = tables_at(0, tx.n);
     rows.b_whole.push((gone, gone));
     rows.b_whole.sort_unstable();
-    only(ATOMICITY, "deleting rows", &judged(&promised, rows));
+    only(OracleName::Atomicity, "deleting rows", &judged(&promised, rows));
 }
 
 #[test]
 fn what_was_never_begun_must_not_be_there() {
     let promised = ledger(0, 60, false);
-    only(LEDGER, "never begun", &judged(&promised, tables_at(0, 61)));
+    only(OracleName::Ledger, "never begun", &judged(&promised, tables_at(0, 61)));
     let mut rows = tables_at(0, 60);
     rows.b_whole.push((400, 410));
-    only(LEDGER, "tx/0/410", &judged(&promised, rows));
+    only(OracleName::Ledger, "tx/0/410", &judged(&promised, rows));
     let mut rows = tables_at(0, 60);
     rows.state = Some((1 << 40, 3));
-    only(LEDGER, "never begun", &judged(&promised, rows));
+    only(OracleName::Ledger, "never begun", &judged(&promised, rows));
     let stranger = recovered(Some(vec![tables_at(0, 60), tables_at(7, 1)]));
     let found = judge(&promised, SEED, 1, &stranger);
     assert!(found[0].detail.contains("connection 7"), "{found:?}");
@@ -225,15 +225,15 @@ fn wrong_values_belong_to_whoever_wrote_them() {
     let promised = ledger(0, 60, true);
     let mut rows = tables_at(0, 61);
     rows.bad = vec![bad(3)];
-    only(LEDGER, "tx/0/3 ", &judged(&promised, rows.clone()));
+    only(OracleName::Ledger, "tx/0/3 ", &judged(&promised, rows.clone()));
     rows.bad = vec![bad(61)];
-    only(ATOMICITY, "tx/0/61 ", &judged(&promised, rows.clone()));
+    only(OracleName::Atomicity, "tx/0/61 ", &judged(&promised, rows.clone()));
     rows.bad.clear();
     rows.state = Some((61, 12));
-    only(ATOMICITY, "adds up to 12", &judged(&promised, rows));
+    only(OracleName::Atomicity, "adds up to 12", &judged(&promised, rows));
     let mut rows = tables_at(0, 60);
     rows.state = Some((60, 12));
-    only(LEDGER, "adds up to 12", &judged(&promised, rows));
+    only(OracleName::Ledger, "adds up to 12", &judged(&promised, rows));
 }
 
 #[test]
@@ -250,12 +250,12 @@ fn served_is_promised_and_only_what_was_written_may_be_served() {
     };
     let right = [begin.clone(), served(&tx.value(SEED))];
     let ledger = Ledger::at((1..).zip(&right), 9).expect("a ledger");
-    only(LEDGER, "served at seq 2", &judged(&ledger, tables_at(0, 0)));
+    only(OracleName::Ledger, "served at seq 2", &judged(&ledger, tables_at(0, 0)));
     assert_eq!(judged(&ledger, tables_at(0, 1)), []);
     let wrong = [begin, served("another")];
     let ledger = Ledger::at((1..).zip(&wrong), 9).expect("a ledger");
     only(
-        LEDGER,
+        OracleName::Ledger,
         "served another at seq 2",
         &judged(&ledger, tables_at(0, 1)),
     );

@@ -47,6 +47,11 @@ impl Timeline {
         Self { promises, volatile_writes, end: recording.last_seq().0 }
     }
 
+    /// What the workload said, as the ledger takes it.
+    pub(super) fn records(&self) -> impl Iterator<Item = (u64, &Promise)> {
+        self.promises.iter().map(|(seq, promise)| (*seq, promise))
+    }
+
     /// How many writes a cut could have taken away.
     pub(super) fn volatile_writes(&self) -> u64 {
         self.volatile_writes.len() as u64

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     base::cluster_dir,
-    oracle::{self, Ledger},
+    oracle::{Finding, Ledger, files, postgres, transactions},
     scenario::{Count, Cuttable, OracleName},
     session::Session,
 };
@@ -73,8 +73,8 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -
             };
             let state = cut.crash_state(&keep)?;
             let seen = checker.see(stage, workload, &state)?;
-            let ledger = Ledger::at(&plan.timeline.promises, state.cut.0.0);
-            judge(stage, workload, &state, &seen, &ledger);
+            let ledger = Ledger::at(plan.timeline.records(), state.cut.0.0)?;
+            judge(stage, workload, &state, &seen, &ledger)?;
         }
     }
     Ok(())
@@ -166,35 +166,44 @@ fn look(session: &mut Session<'_>, stage: &Stage<'_>, workload: &Cuttable) -> Re
     }
 }
 
-fn judge(stage: &mut Stage<'_>, workload: &Cuttable, state: &CrashState, seen: &Seen, ledger: &Ledger) {
+fn judge(
+    stage: &mut Stage<'_>,
+    workload: &Cuttable,
+    state: &CrashState,
+    seen: &Seen,
+    ledger: &Ledger,
+) -> Result<()> {
     let id = Some(state.id.as_str());
     let observation = match seen {
         Seen::Observed(observation) => observation,
         Seen::Unusable(why) => {
-            stage.judged(OracleName::Recovery, [why.clone()], id);
-            // What cannot be mounted has lost all that was promised.
-            stage.judged(OracleName::Ledger, oracle::all_lost(ledger), id);
-            return;
+            let mut findings = vec![Finding { oracle: OracleName::Recovery, detail: why.clone() }];
+            // What cannot be used has lost all that was promised.
+            if let acked @ 1.. = ledger.acked() {
+                let detail = format!("{acked} acknowledged operations cannot be read at all");
+                findings.push(Finding { oracle: OracleName::Ledger, detail });
+            }
+            stage.judged(&[OracleName::Recovery, OracleName::Ledger], findings, id);
+            return Ok(());
         }
     };
+    stage.judged(&[OracleName::Recovery], Vec::new(), id);
     match (&**observation, workload) {
         (Observation::Recover(recovered), Cuttable::PostgresLedger(connections)) => {
-            stage.judged(OracleName::Recovery, oracle::recovery(recovered), id);
-            stage.judged(OracleName::Ledger, oracle::ledger(ledger, stage.seed, connections.0.get(), recovered), id);
-            stage.judged(OracleName::Log, oracle::server_log(&recovered.server.log), id);
+            let lost = transactions::judge(ledger, stage.seed, connections.0.get(), recovered);
+            stage.judged(&[OracleName::Ledger, OracleName::Atomicity], lost, id);
+            stage.judged(&[OracleName::Log], postgres::server(&recovered.server), id);
             if let Some(amcheck) = &recovered.amcheck {
-                stage.judged(OracleName::Amcheck, oracle::amcheck(amcheck), id);
+                stage.judged(&[OracleName::Amcheck], postgres::amcheck(amcheck), id);
             }
             if let Some(checksums) = &recovered.checksums {
-                stage.judged(OracleName::Checksums, oracle::checksums(checksums, "after recovery"), id);
+                stage.judged(&[OracleName::Checksums], postgres::checksums(checksums), id);
             }
         }
-        (Observation::Pages { size, pages }, Cuttable::PageFsync) => {
-            stage.judged(OracleName::Recovery, [], id);
-            stage.judged(OracleName::Ledger, oracle::pages(ledger, PAGE_WRITES, PAGES, *size, pages), id);
+        (Observation::Pages { pages, .. }, Cuttable::PageFsync) => {
+            stage.judged(&[OracleName::Ledger], files::pages(ledger, pages), id);
         }
-        (other, _) => {
-            stage.judged(OracleName::Recovery, [format!("the check answered {other:?}")], id);
-        }
+        (other, _) => bail!("the check answered with something else: {other:?}"),
     }
+    Ok(())
 }

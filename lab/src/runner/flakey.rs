@@ -10,7 +10,7 @@ use plugpull_protocol::{Device, Observation, Reply, Request, WorkloadRequest, wo
 use super::{Stage, cuts::Timeline};
 use crate::{
     base::{Kind, LEDGER_CONNECTIONS, cluster_dir},
-    oracle::{self, Ledger},
+    oracle::{Ledger, exit_as, postgres, transactions},
     scenario::{Count, Fs, OracleName},
     session::{DATA, Session},
 };
@@ -68,7 +68,7 @@ pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
     };
     stage.count(Count::FaultsFired, count);
     stage.spent("load", start);
-    stage.judged(OracleName::Stopped, oracle::stopped(&run), None);
+    stage.judged(&[OracleName::Stopped], postgres::stopped(&run), None);
 
     let start = Instant::now();
     session.ask(table(HEALTHY), DM_TIMEOUT)?;
@@ -95,10 +95,10 @@ pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
     let recording = session.pull_the_plug()?.finish()?;
     let timeline = Timeline::of(&recording);
     super::power_cut::count_timeline(stage, &timeline);
-    let ledger = Ledger::at(&timeline.promises, recording.last_seq().0);
-    stage.judged(OracleName::Recovery, oracle::recovery(&recovered), None);
-    stage.judged(OracleName::Ledger, oracle::ledger(&ledger, stage.seed, LEDGER_CONNECTIONS, &recovered), None);
-    stage.judged(OracleName::Log, oracle::server_log(&recovered.server.log), None);
+    let ledger = Ledger::at(timeline.records(), recording.last_seq().0)?;
+    let lost = transactions::judge(&ledger, stage.seed, LEDGER_CONNECTIONS, &recovered);
+    stage.judged(&[OracleName::Ledger, OracleName::Atomicity], lost, None);
+    stage.judged(&[OracleName::Log], postgres::server(&recovered.server), None);
     Ok(())
 }
 
@@ -128,6 +128,6 @@ fn fsck(stage: &mut Stage<'_>, session: &Session<'_>) -> Result<()> {
         bail!("the guest answered fsck with something else");
     };
     ensure!(exited.code != 127, "the image has no {}", argv[0]);
-    stage.judged(OracleName::Recovery, oracle::exit(argv[0], &exited), None);
+    stage.judged(&[OracleName::Recovery], exit_as(OracleName::Recovery, argv[0], &exited), None);
     Ok(())
 }

@@ -9,7 +9,7 @@ use plugpull_protocol::{Observation, WorkloadRequest, workload::plan};
 use super::Stage;
 use crate::{
     base::{Kind, cluster_dir},
-    oracle,
+    oracle::postgres,
     scenario::{Count, Load, OracleName},
 };
 
@@ -40,10 +40,11 @@ pub(super) fn run(stage: &mut Stage<'_>, load: &Load) -> Result<()> {
     stage.spent("load", start);
     stage.count(Count::Rows, wanted.rows.into());
     stage.count(Count::Updates, wanted.updates().into());
-    stage.judged(OracleName::Answers, oracle::answers(&wanted, &run), None);
-    stage.judged(OracleName::Amcheck, oracle::amcheck(&run.amcheck), None);
-    stage.judged(OracleName::Log, oracle::server_run("the load", &run.first), None);
-    stage.judged(OracleName::Log, oracle::server_run("the restart", &run.second), None);
+    stage.judged(&[OracleName::Answers], postgres::known_answers(&wanted, &run), None);
+    stage.judged(&[OracleName::Amcheck], postgres::amcheck(&run.amcheck), None);
+    for server in [&run.first, &run.second] {
+        stage.judged(&[OracleName::Log], postgres::server(server), None);
+    }
     stage.outcome.warnings = session.guest().warnings();
     session.power_off()?;
     Ok(())

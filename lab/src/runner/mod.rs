@@ -24,6 +24,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     base::{Base, Kind, Wanted},
+    oracle::Finding,
     scenario::{Case, Count, Counts, Expect, OracleName, Story},
     session::{Opening, Session},
     testbed::Testbed,
@@ -131,11 +132,11 @@ impl<'a> Stage<'a> {
         *self.outcome.seconds.entry(phase.to_owned()).or_default() += since.elapsed().as_secs_f64();
     }
 
-    /// Take what an oracle said.
-    fn judged(&mut self, oracle: OracleName, findings: impl IntoIterator<Item = String>, state: Option<&str>) {
-        self.outcome.applied.insert(oracle);
-        self.count(Count::OracleChecks, 1);
-        for detail in findings {
+    /// Take what these oracles said.
+    fn judged(&mut self, oracles: &[OracleName], findings: Vec<Finding>, state: Option<&str>) {
+        self.outcome.applied.extend(oracles);
+        self.count(Count::OracleChecks, oracles.len() as u64);
+        for Finding { oracle, detail } in findings {
             let state = state.map(str::to_owned);
             self.outcome.failures.push(Failure { oracle, detail, state });
         }

@@ -3,13 +3,12 @@
 
 use std::{
     num::NonZeroU32,
-    path::Path,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use plugpull_disk::{CutTrigger, Disk, End, Recording, View};
+use plugpull_disk::{CutTrigger, End, Recording, View};
 use plugpull_protocol::{
     Promise, WorkloadRequest,
     workload::{LEDGER_CONF, MARK_CHECKPOINT_END},
@@ -85,7 +84,7 @@ fn record(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut, base: View
     if !matches!(cut.cuts, Cuts::At(_)) {
         ripen(&session, workload)?;
         let further = 1 + fastrand::Rng::with_seed(stage.seed).u64(0..CUT_WINDOW);
-        let now = session.disk().counts().requests();
+        let now = session.disk().counts().recorded_requests();
         session.disk().arm(CutTrigger::Request(now + further))?;
     }
     let disk = session.disk().clone();
@@ -95,9 +94,8 @@ fn record(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut, base: View
         .context("run the workload until its power is cut")?;
     stage.spent("load", start);
     stage.outcome.warnings = session.guest().warnings();
-    let disk: Disk = session.pull_the_plug()?;
-    let recording = disk.finish_cut()?;
-    Ok(recording)
+    session.pull_the_plug()?;
+    Recording::open(&stage.log("load"))
 }
 
 fn trigger(at: &CutAt) -> Result<CutTrigger> {

@@ -37,7 +37,7 @@ pub(super) fn run(stage: &mut Stage<'_>, writers: &Writers) -> Result<()> {
     let seen = ask(&session, write, WRITE_TIMEOUT)?;
     stage.spent("write", start);
     stage.count(Count::FilesWritten, seen.files);
-    stage.judged(OracleName::Writers, oracle::writers(&seen, &files, "through the mount"), None);
+    stage.judged(&[OracleName::Writers], oracle::files::foreign_bytes(&files, &seen), None);
     if stage.control_is_caught() {
         return Ok(());
     }
@@ -47,7 +47,7 @@ pub(super) fn run(stage: &mut Stage<'_>, writers: &Writers) -> Result<()> {
     let seen = ask(&session, verify, VERIFY_TIMEOUT)?;
     stage.spent("verify", start);
     stage.count(Count::FilesVerified, seen.files);
-    stage.judged(OracleName::Writers, oracle::writers(&seen, &files, "in the lower directory"), None);
+    stage.judged(&[OracleName::Writers], oracle::files::foreign_bytes(&files, &seen), None);
     stage.outcome.warnings = session.guest().warnings();
     session.power_off()?;
     Ok(())

@@ -132,8 +132,10 @@ named! {
         Amcheck = "amcheck",
         /// The server's log holds no PANIC and no corruption.
         Log = "log",
-        /// Acknowledged and served is there, unacknowledged is whole or absent.
+        /// Acknowledged and served is there with its value; never begun is not.
         Ledger = "ledger",
+        /// What was not acknowledged is there wholly or not at all.
+        Atomicity = "atomicity",
         /// Every writer's files hold that writer's bytes and no others.
         Writers = "writers",
         /// The server stopped on an I/O error instead of going on.

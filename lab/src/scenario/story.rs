@@ -184,9 +184,9 @@ impl Story {
             Self::Initdb => &[O::Exit, O::Tree, O::Checksums, O::Log],
             Self::Load(_) => &[O::Exit, O::Answers, O::Amcheck, O::Log],
             Self::Writers(_) => &[O::Exit, O::Writers],
-            Self::Flakey(_) => &[O::Stopped, O::Recovery, O::Ledger, O::Log],
+            Self::Flakey(_) => &[O::Stopped, O::Recovery, O::Ledger, O::Atomicity, O::Log],
             Self::PowerCut(Cuttable::PostgresLedger(_), _) => {
-                &[O::Recovery, O::Ledger, O::Amcheck, O::Checksums, O::Log]
+                &[O::Recovery, O::Ledger, O::Atomicity, O::Amcheck, O::Checksums, O::Log]
             }
             Self::PowerCut(Cuttable::PageFsync, _) => &[O::Recovery, O::Ledger],
             Self::PowerCut(Cuttable::Program(program), _) => match program.judge {
