@@ -32,6 +32,11 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Requests that were recorded: reads are not, nor are malformed ones.
+    pub fn recorded_requests(&self) -> u64 {
+        self.writes + self.zeroes + self.trims + self.flushes
+    }
+
     pub(super) fn note(&mut self, request: &Request) {
         match *request {
             Request::Read { length, .. } => {
