@@ -94,7 +94,7 @@ impl Wanted<'_> {
             .field("packages", &image.packages_hash)
             .field("kernel", &image.kernel)
             .field("lower", format!("{} {:?} {}", self.lower.fs, self.lower.mkfs, self.lower.options))
-            .field("disk", format!("{} {}", self.disk.size.bytes(), self.disk.unit))
+            .field("disk", format!("{} {}", self.disk.size.0, self.disk.unit))
             .field("kind", format!("{:?}", self.kind));
         if self.kind == Kind::Cluster {
             // The tables are made by the guest's workload.
@@ -162,7 +162,7 @@ fn make(bed: &Testbed, wanted: Wanted<'_>, dir: &Path, logs: &Path) -> Result<()
         Opening {
             image: wanted.image,
             spec,
-            view: View::zeros(DiskBytes(spec.size.bytes()))?,
+            view: View::zeros(DiskBytes(spec.size.0))?,
             log: dir.join("making.log"),
             record: false,
             seed: 0,

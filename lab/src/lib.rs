@@ -11,4 +11,5 @@ pub mod runner;
 pub mod scenario;
 pub mod select;
 pub mod session;
+pub mod suite;
 pub mod testbed;

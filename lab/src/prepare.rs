@@ -97,6 +97,21 @@ pub fn prepare(home: &Home, order: &Order<'_>, progress: &dyn Progress) -> Resul
     Ok((bed, clock.laps))
 }
 
+/// Find the accelerator without preparing a run: QEMU, the guest binary and
+/// one image, whose kernel is booted.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn accelerator(home: &Home, wish: Wish, progress: &dyn Progress) -> Result<(Qemu, accel::Verdict)> {
+    let qemu = qemu(home, progress)?;
+    let artifacts = binaries(home, progress)?;
+    let names = crate::scenario::image_names(&home.recipes)?;
+    let name = names.first().context("there is no image recipe")?;
+    let setup = boot(home, &image(home, name, progress)?, &artifacts)?;
+    let verdict = accel::choose(&qemu, &setup.boot, wish, &home.cache)?;
+    Ok((qemu, verdict))
+}
+
 /// Find QEMU, or fetch a private one.
 ///
 /// # Errors
@@ -256,7 +271,7 @@ fn bases(bed: &Testbed, cases: &[Case], progress: &dyn Progress) -> Result<()> {
             let wanted = Wanted { image: &case.image, lower: &case.lower, disk: case.scenario.disk, kind };
             if !Base::exists(bed, wanted)? {
                 let name = format!("{} {} {}", case.image, case.lower.name, kind.name());
-                missing.insert((name, case.scenario.disk.size.bytes(), case.scenario.disk.unit), wanted);
+                missing.insert((name, case.scenario.disk.size.0, case.scenario.disk.unit), wanted);
             }
         }
     }

@@ -192,7 +192,7 @@ impl Testbed {
             disks: vec![
                 disk_shape("root", Bus::Virtio, image.root_bytes, 512, true),
                 disk_shape("payload", Bus::Virtio, plugpull_vm::payload::SIZE, 512, true),
-                disk_shape(crate::session::DATA, bus(disk.bus), disk.size.bytes(), disk.unit, false),
+                disk_shape(crate::session::DATA, bus(disk.bus), disk.size.0, disk.unit, false),
             ],
         };
         let media = [Medium::File(image.root.clone()), Medium::File(self.setup.payload.clone()), Medium::Null];

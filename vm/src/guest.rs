@@ -17,6 +17,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use plugpull_protocol::{Hello, Phase, Promise, Reply, Request, ToGuest, ToHost, frame};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
@@ -33,7 +34,7 @@ use crate::{
 pub type PromiseSink = Arc<dyn Fn(Promise) + Send + Sync>;
 
 /// What a machine boots.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Payload {
     /// The kernel image.
     pub kernel: PathBuf,

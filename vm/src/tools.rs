@@ -52,7 +52,7 @@ const UNUSED: [&str; 16] = [
 ];
 
 /// A QEMU that runs here and is new enough.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Qemu {
     /// As it says itself, for instance `10.0.2 (Debian 1:10.0.2+ds-2)`.
     pub version: String,
@@ -64,7 +64,7 @@ pub struct Qemu {
 }
 
 /// Where a QEMU comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Origin {
     /// The host's package.
     Host,

@@ -3,7 +3,9 @@
 mod bench;
 mod ci;
 mod commands;
+mod nextest;
 mod options;
+mod signals;
 mod test;
 
 use std::process::ExitCode;

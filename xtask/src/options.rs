@@ -89,6 +89,24 @@ pub(crate) struct TestVm {
     pub(crate) list: bool,
 }
 
+impl TestVm {
+    /// Every case of a profile, as the command line has it by default.
+    pub(crate) fn all_of(profile: Profile) -> Self {
+        Self {
+            filter: None,
+            profile,
+            image: None,
+            seed: None,
+            accel: Accel::Auto,
+            shard: None,
+            scenario: None,
+            keep: false,
+            bless: false,
+            list: false,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Test {
     /// Where all randomness comes from

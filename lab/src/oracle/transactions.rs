@@ -299,7 +299,7 @@ impl<'a> Connection<'a> {
 
     /// Who complains about a wrong value: nobody promised that an
     /// unacknowledged transaction is there, only that it is not damaged.
-    fn oracle_for(&self, n: u64) -> &'static str {
+    fn oracle_for(&self, n: u64) -> OracleName {
         match self.standing.get(&n) {
             Some(Standing::Begun(_)) => OracleName::Atomicity,
             _ => OracleName::Ledger,

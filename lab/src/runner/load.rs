@@ -41,8 +41,10 @@ pub(super) fn run(stage: &mut Stage<'_>, load: &Load) -> Result<()> {
     stage.count(Count::Rows, wanted.rows.into());
     stage.count(Count::Updates, wanted.updates().into());
     stage.judged(&[OracleName::Answers], postgres::known_answers(&wanted, &run), None);
-    stage.judged(&[OracleName::Amcheck], postgres::amcheck(&run.amcheck), None);
-    for server in [&run.first, &run.second] {
+    if let Some(amcheck) = &run.amcheck {
+        stage.judged(&[OracleName::Amcheck], postgres::amcheck(amcheck), None);
+    }
+    for server in std::iter::once(&run.first).chain(&run.second) {
         stage.judged(&[OracleName::Log], postgres::server(server), None);
     }
     stage.outcome.warnings = session.guest().warnings();

@@ -19,6 +19,8 @@ use crate::{
 
 /// 250 writers with twenty files in ten rounds, on an emulated processor.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(900);
+/// A file of more than two pages, unaligned, at most.
+const MAX_BYTES: u32 = 9_000;
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(600);
 
 pub(super) fn run(stage: &mut Stage<'_>, writers: &Writers) -> Result<()> {
@@ -30,6 +32,7 @@ pub(super) fn run(stage: &mut Stage<'_>, writers: &Writers) -> Result<()> {
         writers: writers.writers.get(),
         rounds: writers.rounds.get(),
         files: writers.files_per_round.get(),
+        max_bytes: MAX_BYTES,
         seed: stage.seed,
     };
     let start = Instant::now();

@@ -1,0 +1,47 @@
+//! What CI jobs run; the workflow files hold no logic.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use plugpull_vm::{cache::Home, process::Cmd};
+
+use crate::{
+    commands::Exit,
+    options::{self, Ci, CiJob, TestVm},
+    test,
+};
+
+const FMT_DEADLINE: Duration = Duration::from_secs(120);
+const CLIPPY_DEADLINE: Duration = Duration::from_secs(1800);
+
+/// Run a job.
+pub(crate) fn run(args: &Ci) -> Result<Exit> {
+    match args.job {
+        CiJob::Lint => lint(&Home::find()?).map(|()| Exit::Pass),
+        CiJob::Test => test::test(&options::Test { seed: None, accel: options::Accel::Auto }),
+        CiJob::Nightly => test::test_vm(&TestVm::all_of(options::Profile::Nightly)),
+    }
+}
+
+/// fmt and clippy over the whole workspace; warnings are errors.
+pub(crate) fn lint(home: &Home) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let command = |args: &[&str]| Cmd::new(&cargo).args(args).dir(&home.root);
+    eprintln!("fmt …");
+    command(&["fmt", "--all", "--", "--check"])
+        .run_with(FMT_DEADLINE, &mut |line| eprintln!("{line}"))
+        .context("the formatting is off; `cargo fmt --all` mends it")?;
+    for features in [&[][..], &["--features", "plugpull-fs/mutants"]] {
+        eprintln!("clippy {} …", features.join(" "));
+        command(&["clippy", "--locked", "--workspace", "--all-targets"])
+            .args(features)
+            .args(["--", "--deny", "warnings"])
+            .run_with(CLIPPY_DEADLINE, &mut |line| {
+                if !line.trim_start().starts_with("Checking") && !line.trim_start().starts_with("Compiling") {
+                    eprintln!("{line}");
+                }
+            })
+            .context("clippy complains")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! The commands that are not tests, and how every command ends.
+
+use std::{process::ExitCode, process::ExitStatus};
+
+use anyhow::{Context, Result};
+use plugpull_lab::{
+    prepare,
+    progress::{self, Event},
+    report::Verdict,
+    scenario::ImageName,
+};
+use plugpull_vm::{
+    accel::Wish,
+    cache::Home,
+    host::{self, HostError},
+    image::{self, Recipe},
+};
+
+use crate::options::{self, ImageAction};
+
+/// How a command ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Pass,
+    Fail,
+    Mistake,
+    Infra,
+    /// A program's own code, for `shell -c`.
+    Code(u8),
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Pass => 0,
+            Exit::Fail => 1,
+            Exit::Mistake => 2,
+            Exit::Infra => 69,
+            Exit::Code(code) => code,
+        })
+    }
+}
+
+impl Exit {
+    /// The class of an error: the user's mistake, or something that this host
+    /// lacks or could not do.
+    pub(crate) fn of(error: &anyhow::Error) -> Self {
+        let mistaken = |cause: &(dyn std::error::Error + 'static)| {
+            cause.is::<Mistake>() || cause.is::<image::Problem>() || cause.is::<image::UnknownImage>()
+        };
+        if error.chain().any(mistaken) {
+            Self::Mistake
+        } else if error.chain().any(|cause| cause.is::<Failed>()) {
+            Self::Fail
+        } else {
+            Self::Infra
+        }
+    }
+
+    /// The class of a run: its verdict, unless nextest saw tests fail that
+    /// write no verdict.
+    pub(crate) fn of_run(verdict: Verdict, nextest: ExitStatus) -> Self {
+        match verdict {
+            Verdict::Pass if !nextest.success() => Self::Fail,
+            Verdict::Pass => Self::Pass,
+            Verdict::Fail => Self::Fail,
+            Verdict::Infra => Self::Infra,
+        }
+    }
+}
+
+/// A mistake in the call or in a file that the user wrote.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Mistake(String);
+
+impl Mistake {
+    pub(crate) fn new(error: impl std::fmt::Display) -> Self {
+        Self(format!("{error:#}"))
+    }
+
+    pub(crate) fn text(text: String) -> Self {
+        Self(text)
+    }
+}
+
+/// The code under test, or the code of this project, is not as it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Failed(pub(crate) String);
+
+/// List, build, update or clean images.
+pub(crate) fn image(args: &options::Image) -> Result<Exit> {
+    let home = Home::find()?;
+    let progress = progress::on_stderr();
+    match &args.action {
+        ImageAction::List => list_images(&home)?,
+        ImageAction::Build { names } => {
+            host::ensure(&host::TO_BUILD_IMAGES, &|_| {})?;
+            for recipe in recipes(&home, names)? {
+                let name = ImageName::new(recipe.name.as_str());
+                let image = prepare::image(&home, &name, &*progress)?;
+                println!("{name}: kernel {}, {}", image.kernel_release(), image.dir.display());
+            }
+        }
+        ImageAction::Update { names } => {
+            host::ensure(&host::TO_BUILD_IMAGES, &|_| {})?;
+            for recipe in recipes(&home, names)? {
+                let changes = image::update(&home, &recipe, &|_| {})?;
+                println!("{}:", recipe.name.as_str());
+                for (package, old, new) in &changes.changed {
+                    println!("  {package} {old} → {new}");
+                }
+                for (package, version) in &changes.added {
+                    println!("  + {package} {version}");
+                }
+                for (package, version) in &changes.removed {
+                    println!("  - {package} {version}");
+                }
+            }
+        }
+        ImageAction::Clean { names } => {
+            let removed = match names.is_empty() {
+                true => image::clean(&home, None)?,
+                false => recipes(&home, names)?
+                    .iter()
+                    .map(|recipe| image::clean(&home, Some(&recipe.name)))
+                    .sum::<Result<usize>>()?,
+            };
+            progress.tell(&Event::Notice { text: format!("{removed} built images removed") });
+        }
+    }
+    Ok(Exit::Pass)
+}
+
+fn recipes(home: &Home, names: &[String]) -> Result<Vec<Recipe>> {
+    let names = match names.is_empty() {
+        true => image::names(&home.recipes)?.iter().map(|name| name.as_str().to_owned()).collect(),
+        false => names.to_vec(),
+    };
+    names.iter().map(|name| Recipe::load(&home.recipes, name)).collect()
+}
+
+fn list_images(home: &Home) -> Result<()> {
+    for listed in image::list(home)? {
+        let state = match (&listed.built, &listed.lock) {
+            (Some(image), _) => format!("built, kernel {}", image.kernel_release()),
+            (None, Some(_)) => String::from("locked, not built"),
+            (None, None) => String::from("no lock yet, not built"),
+        };
+        println!("{:20} {}\n{:20} {state}", listed.recipe.name.as_str(), listed.recipe.about, "");
+    }
+    Ok(())
+}
+
+/// Say what this host can do.
+pub(crate) fn doctor(args: &options::Doctor) -> Result<Exit> {
+    let home = Home::find()?;
+    let progress = progress::on_stderr();
+    let facts = host::Facts::gather(&home)?;
+    print!("{facts}");
+    let missing = host::missing(&host::TO_BUILD_IMAGES);
+    for need in &missing {
+        println!("missing       {} (installed by the first run as root)", need.what);
+    }
+    if args.no_probe {
+        println!("accelerator   not probed");
+        return Ok(Exit::Pass);
+    }
+    host::ensure(&host::TO_BUILD_IMAGES, &|_| {})?;
+    let (qemu, verdict) = prepare::accelerator(&home, Wish::Auto, &*progress)?;
+    println!("qemu          {}", qemu.version);
+    println!("accelerator   {}: {}", verdict.accel(), verdict.reason);
+    println!(
+        "speed         a kernel boots to init in {:.1} s; deadlines are multiplied by {:.1}",
+        verdict.probe_ms as f64 / 1000.0,
+        verdict.slowness()
+    );
+    Ok(Exit::Pass)
+}
+
+/// A shell in a guest.
+pub(crate) fn shell(args: &options::Shell) -> Result<Exit> {
+    let _ = args;
+    Err(HostError::Missing { what: vec![], command: String::new() }).context("not there yet")
+}

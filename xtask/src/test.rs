@@ -1,0 +1,209 @@
+//! `test-vm` and `test`: choose, prepare, hand over to nextest, report.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use plugpull_lab::{
+    prepare::{self, Laps, Order},
+    progress::{self, Event, Progress},
+    report::{self, ImageUsed, Look, Report, SCHEMA, Verdict},
+    rundir::{self, RunDir},
+    scenario::{Case, Named, Profile},
+    select::{Filter, Selection, Shard},
+    suite::{self, Test},
+    testbed::Setup,
+};
+use plugpull_vm::{accel::Wish, cache::Home};
+
+use crate::{
+    ci,
+    commands::{Exit, Mistake},
+    nextest,
+    options::{self, TestVm},
+};
+
+/// How many runs' directories are kept beside those that were asked to be.
+const RUNS_KEPT: usize = 10;
+
+/// Run scenarios in guests, print the verdict table.
+pub(crate) fn test_vm(args: &TestVm) -> Result<Exit> {
+    let home = Home::find()?;
+    let profile = profile(args.profile);
+    let chosen = choose(&home, args, profile)?;
+    if args.list {
+        for case in &chosen {
+            println!("{}", case.name);
+        }
+        return Ok(Exit::Pass);
+    }
+    let progress = progress::on_stderr();
+    let start = Instant::now();
+    let run = Run::begin(&home, &*progress)?;
+    if args.keep {
+        run.dir.keep().context("mark the run as kept")?;
+    }
+    let order = Order {
+        seed: seed(args.seed),
+        profile,
+        cases: &chosen,
+        images: &[],
+        scenario_file: args.scenario.as_deref().map(std::path::absolute).transpose()?,
+        keep: args.keep,
+        wish: wish(args.accel),
+    };
+    let laps = run.prepare(&home, &order, &*progress)?;
+    let shard = args.shard.clone().unwrap_or_else(|| Shard::ALL.to_string());
+    let outcome = nextest::run(&home, &run.dir, nextest::Scope::Vm, profile, args.bless)?;
+    let report = run.report(&chosen, laps, shard, start)?;
+    print!("{}", report::table(&report, Look::of(&std::io::stdout())));
+    println!("report: {}", run.dir.path().join("report.json").display());
+    Ok(Exit::of_run(report.verdict, outcome))
+}
+
+/// Lint, then everything in one nextest run, whose summary is the last thing
+/// printed.
+pub(crate) fn test(args: &options::Test) -> Result<Exit> {
+    let home = Home::find()?;
+    let progress = progress::on_stderr();
+    ci::lint(&home)?;
+    let start = Instant::now();
+    let chosen = choose(&home, &TestVm::all_of(options::Profile::Smoke), Profile::Smoke)?;
+    let run = Run::begin(&home, &*progress)?;
+    let order = Order {
+        seed: seed(args.seed),
+        profile: Profile::Smoke,
+        cases: &chosen,
+        images: &[],
+        scenario_file: None,
+        keep: false,
+        wish: wish(args.accel),
+    };
+    let laps = run.prepare(&home, &order, &*progress)?;
+    let place = run.dir.path().join("report.json");
+    progress.tell(&Event::Notice { text: format!("the report will be {}", place.display()) });
+    let outcome = nextest::run(&home, &run.dir, nextest::Scope::Workspace, Profile::Smoke, false)?;
+    let report = run.report(&chosen, laps, Shard::ALL.to_string(), start)?;
+    let exit = Exit::of_run(report.verdict, outcome);
+    if exit != Exit::Pass {
+        print!("{}", report::table(&report, Look::of(&std::io::stdout())));
+    }
+    Ok(exit)
+}
+
+/// The cases that a call asks for.
+fn choose(home: &Home, args: &TestVm, profile: Profile) -> Result<Vec<Case>> {
+    let loaded = suite::load(home, args.scenario.as_deref())
+        .map_err(|error| if args.scenario.is_some() { Mistake::new(error).into() } else { error })?;
+    let mut cases = Vec::new();
+    let mut bad = Vec::new();
+    for test in suite::tests(loaded, profile) {
+        match test {
+            Test::Case(case) => cases.push(*case),
+            Test::Malformed { bad: file, .. } => bad.push(file.to_string()),
+        }
+    }
+    if !bad.is_empty() {
+        return Err(Mistake::text(bad.join("\n\n")).into());
+    }
+    if cases.is_empty() {
+        return Err(Mistake::text(format!("no scenario belongs to the profile {profile}")).into());
+    }
+    let shard = match &args.shard {
+        Some(text) => text.parse().map_err(Mistake::new)?,
+        None => Shard::ALL,
+    };
+    let selection = Selection { filter: args.filter.as_deref().map(Filter::new), image: args.image.clone(), shard };
+    Ok(selection.of(cases).map_err(Mistake::new)?)
+}
+
+/// A run's directory and what is reported of it.
+pub(crate) struct Run {
+    pub(crate) dir: RunDir,
+}
+
+impl Run {
+    /// Tidy up after runs that were killed, then begin a new one.
+    pub(crate) fn begin(home: &Home, progress: &dyn Progress) -> Result<Self> {
+        for swept in rundir::sweep(&home.state)? {
+            progress.tell(&Event::Notice { text: swept.to_string() });
+        }
+        rundir::prune(&home.state, RUNS_KEPT)?;
+        Ok(Self { dir: RunDir::create(&home.state)? })
+    }
+
+    pub(crate) fn prepare(&self, home: &Home, order: &Order<'_>, progress: &dyn Progress) -> Result<Laps> {
+        if order.cases.is_empty() {
+            // Another shard's work: nothing to prepare, nothing to run.
+            return Ok(Laps::new());
+        }
+        let text = format!("seed {}; {} cases of the profile {}", order.seed, order.cases.len(), order.profile);
+        progress.tell(&Event::Notice { text });
+        let (bed, laps) = prepare::prepare(home, order, progress)?;
+        bed.setup().write(self.dir.path())?;
+        Ok(laps)
+    }
+
+    fn report(&self, cases: &[Case], phases: Laps, shard: String, start: Instant) -> Result<Report> {
+        let planned: Vec<_> = cases.iter().map(report::Planned::from).collect();
+        let scenarios = self.dir.join(&planned);
+        let setup = Setup::read(self.dir.path())?;
+        let report = Report {
+            schema: SCHEMA,
+            seed: setup.seed,
+            profile: setup.profile,
+            shard,
+            accel: setup.accel.accel().to_string(),
+            qemu: setup.qemu.version.clone(),
+            images: setup.images.iter().map(|(name, image)| used(name.as_str(), image)).collect(),
+            verdict: Verdict::Infra,
+            seconds: start.elapsed().as_secs_f64(),
+            phases,
+            scenarios,
+        }
+        .finish();
+        write(&self.dir.path().join("report.json"), &serde_json::to_vec_pretty(&report)?)?;
+        write(&self.dir.path().join("junit.xml"), report::junit(&report)?.as_bytes())?;
+        Ok(report)
+    }
+}
+
+fn used(name: &str, image: &plugpull_lab::testbed::ImageSetup) -> ImageUsed {
+    ImageUsed {
+        name: name.to_owned(),
+        kernel: image.kernel.clone(),
+        packages_hash: image.packages_hash.clone(),
+        as_locked: image.as_locked,
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
+}
+
+fn profile(profile: options::Profile) -> Profile {
+    match profile {
+        options::Profile::Smoke => Profile::Smoke,
+        options::Profile::Full => Profile::Full,
+        options::Profile::Nightly => Profile::Nightly,
+    }
+}
+
+pub(crate) fn wish(accel: options::Accel) -> Wish {
+    match accel {
+        options::Accel::Auto => Wish::Auto,
+        options::Accel::Kvm => Wish::Kvm,
+        options::Accel::Tcg => Wish::Tcg,
+    }
+}
+
+/// The seed that was asked for, or a new one from the clock: the one place
+/// where a run's randomness begins, and it is printed.
+pub(crate) fn seed(asked: Option<u64>) -> u64 {
+    asked.unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.unwrap_or(Duration::ZERO).as_nanos() as u64 % 1_000_000_007
+    })
+}
