@@ -55,8 +55,8 @@ fn a_dead_disk_is_silent_and_records_nothing() {
     client.write(0, &[1; 512]);
     assert_eq!(rig.disk.wait_cut(Duration::ZERO), Ok(None));
     let cut = rig.disk.cut_now().expect("a cut");
-    client.send(READ, 0, 0, 512, &[]);
     client.send(99, 0, 0, 0, &[]);
+    client.send(READ, 0, 0, 512, &[]);
     client.send(WRITE, 0, 0, 512, &[9; 512]);
     client.send(FLUSH, 0, 0, 0, &[]);
     assert!(client.is_silent());

@@ -2,8 +2,9 @@
 //!
 //! Simulated: the order of submissions and completions, cache honesty (at a cut; a live disk
 //! always reads back what was written), and a power cut at a request, a flush, a mark or an event.
-//! After a cut nothing is recorded and nothing is answered. Not simulated yet: errors, latency,
-//! corruption, torn writes, completions out of order.
+//! After a cut nothing is recorded and nothing is answered; an answer whose completion was recorded
+//! just before may still be on its way, and no mark can follow it any more. Not simulated yet:
+//! errors, latency, corruption, torn writes, completions out of order.
 //!
 //! One lock guards the log and the content, so that the order in the log *is* the order of events.
 
