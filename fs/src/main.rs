@@ -99,6 +99,10 @@ fn main() -> ExitCode {
     start_log(cli.verbose);
     stop_on_panic();
     let plan = cli.plan();
+    if cli.foreground && called_by_mount() {
+        // mount(8) passes `-f` for its `--fake`: everything but the mount.
+        return ExitCode::SUCCESS;
+    }
     #[cfg(feature = "mutants")]
     if let Some(mutant) = cli.mutant {
         plugpull_fs::mutant::select(mutant);
@@ -115,6 +119,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// mount(8) calls its helpers by names like /sbin/mount.fuse.plugpull-fs.
+fn called_by_mount() -> bool {
+    let name = std::env::args_os().next().unwrap_or_default();
+    let file = Path::new(&name).file_name().unwrap_or_default();
+    file.as_encoded_bytes().starts_with(b"mount.")
 }
 
 /// A dispatch thread that is gone leaves its request unanswered and its client hanging;

@@ -95,7 +95,13 @@ impl Mounted {
             .name("signals".into())
             .spawn(move || unmount_on_signal(&signals, &mountpoint, unmounter))
             .context("start the signal thread")?;
-        self.session.run().context("serve requests")?;
+        match self.session.run() {
+            // A dispatch thread that has just taken a request (a late RELEASE, mostly)
+            // when the connection ends is told this, and the others ENODEV
+            // (fuse_dev_do_read in fs/fuse/dev.c). Both are the end of the mount.
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
+            served => served.context("serve requests")?,
+        }
         info!("unmounted");
         Ok(())
     }

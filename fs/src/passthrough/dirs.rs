@@ -51,8 +51,7 @@ pub(crate) struct DirStream {
 impl DirStream {
     /// Makes `offset` the position of the next name.
     fn go_to(&mut self, dir: &OpenDir, offset: u64) -> Result<()> {
-        // At the beginning the directory is always read anew, for rewinddir(3).
-        if offset == 0 || offset != self.position {
+        if offset != self.position {
             self.ahead.clear();
             seek(dir, SeekFrom::Start(offset))?;
             self.position = offset;

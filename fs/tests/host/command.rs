@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{SERVER, Sandbox, run, run_ok};
@@ -190,14 +190,23 @@ fn a_mount_over_its_own_source_shows_the_source() {
 }
 
 #[test]
-fn a_mount_below_the_source_is_refused_with_exdev() {
+fn mounts_below_the_source_are_refused_with_exdev() {
     let sandbox = Sandbox::new();
-    let inner = sandbox.source().join("inner");
-    fs::create_dir(&inner).unwrap();
-    mount("inner", &inner, "tmpfs", MountFlags::empty(), None).unwrap();
+    let below = |name: &str| sandbox.source().join(name);
+    for name in ["other", "same", "dir"] {
+        fs::create_dir(below(name)).unwrap();
+    }
+    mount("other", below("other"), "tmpfs", MountFlags::empty(), None).unwrap();
+    // The same device, so the number of its inode is one of the source's.
+    mount_bind(below("dir"), below("same")).unwrap();
     let server = sandbox.serve(&[]);
-    let error = fs::metadata(sandbox.mountpoint().join("inner")).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::EXDEV));
+    for name in ["other", "same"] {
+        let error = fs::metadata(sandbox.mountpoint().join(name)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EXDEV), "{name}");
+    }
+    fs::metadata(sandbox.mountpoint().join("dir")).unwrap();
     server.unmount();
-    unmount(&inner, UnmountFlags::empty()).unwrap();
+    for name in ["other", "same"] {
+        unmount(below(name), UnmountFlags::empty()).unwrap();
+    }
 }

@@ -6,6 +6,7 @@
 
 mod command;
 mod directories;
+mod errors;
 mod files;
 mod harness;
 mod operations;

@@ -113,8 +113,11 @@ fn after_other_users_root_still_makes_files_of_root() {
             .success()
     );
     fs::write(sandbox.mountpoint().join("ours"), "").unwrap();
-    let uid = |name: &str| fs::metadata(sandbox.source().join(name)).unwrap().uid();
-    assert_eq!((uid("theirs"), uid("ours")), (65534, 0));
+    let owner = |name: &str| {
+        let stat = fs::metadata(sandbox.source().join(name)).unwrap();
+        (stat.uid(), stat.gid())
+    };
+    assert_eq!((owner("theirs"), owner("ours")), ((65534, 65534), (0, 0)));
     server.unmount();
 }
 
