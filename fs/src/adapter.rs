@@ -1,4 +1,5 @@
 //! The border to the kernel: one short method per FUSE operation, nothing decided here.
+//! The file is long because the trait is wide.
 //!
 //! ACLs are evaluated by the kernel (`FUSE_POSIX_ACL`), and so that the lower filesystem
 //! can apply default ACLs, the umask is ours to apply (`FUSE_DONT_MASK`).
