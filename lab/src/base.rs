@@ -140,7 +140,7 @@ impl Base {
     /// # Errors
     /// When the file cannot be opened.
     pub fn view(&self) -> Result<View> {
-        Ok(View::from_image(&self.dir.join("disk.img"))?)
+        View::from_image(&self.dir.join("disk.img"))
     }
 
     /// What initdb made natively on this lower filesystem, before the cluster

@@ -192,12 +192,12 @@ fn shown(took: Duration) -> String {
 
 /// One line of text for each event.
 #[derive(Debug)]
-pub struct Lines<W>(Mutex<W>);
+pub struct Lines<W>(Mutex<(W, Option<Event>)>);
 
 impl<W: Write> Lines<W> {
     /// To any writer.
     pub fn new(out: W) -> Self {
-        Self(Mutex::new(out))
+        Self(Mutex::new((out, None)))
     }
 }
 
@@ -211,8 +211,25 @@ impl<W: Write + Send> Progress for Lines<W> {
             .0
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let (out, last) = &mut *out;
+        // A step that only moved on is news on a terminal, and noise in a log.
+        if last.as_ref().is_some_and(|last| same_step(last, event)) {
+            return;
+        }
+        *last = Some(event.clone());
         // A closed pipe is no reason to stop a run.
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    }
+}
+
+/// Whether two events are the same step of the same activity.
+fn same_step(a: &Event, b: &Event) -> bool {
+    match (a, b) {
+        (
+            Event::Step { activity: a, what: before, .. },
+            Event::Step { activity: b, what: after, .. },
+        ) => a == b && before == after,
+        _ => false,
     }
 }
 
@@ -357,7 +374,7 @@ mod tests {
         for event in events() {
             lines.tell(&event);
         }
-        let bytes = lines.0.into_inner().expect("no writer panicked");
+        let bytes = lines.0.into_inner().expect("no writer panicked").0;
         assert_eq!(
             String::from_utf8(bytes).expect("text"),
             "/dev/kvm opens and does not work: TCG is used\n\

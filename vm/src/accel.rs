@@ -134,7 +134,11 @@ fn probe_kvm(qemu: &Qemu, payload: &Payload, dir: &Path) -> Result<Duration, Str
             Some(Trouble::Hung { phase, after, .. }) => {
                 format!("was still in phase {phase} after {:.0} s", after.as_secs_f64())
             }
-            Some(Trouble::Ended { phase, reason, .. }) => format!("ended in phase {phase}: {reason}"),
+            Some(Trouble::Ended { phase, reason, .. }) => {
+                let said = fs::read_to_string(dir.join("probe-kvm/qemu.log")).unwrap_or_default();
+                let said = said.lines().next().unwrap_or(reason);
+                format!("ended in phase {phase}: {said}")
+            }
             _ => format!("failed: {error:#}").replace('\n', " "),
         };
         format!("/dev/kvm opens, but a stock kernel on it {why}")

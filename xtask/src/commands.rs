@@ -157,8 +157,13 @@ fn list_images(home: &Home) -> Result<()> {
 pub(crate) fn doctor(args: &options::Doctor) -> Result<Exit> {
     let home = Home::find()?;
     let progress = progress::on_stderr();
-    let facts = host::Facts::gather(&home)?;
-    print!("{facts}");
+    let facts = host::facts(&home.state)?;
+    println!("kernel        {}", facts.kernel);
+    println!("processors    {}", facts.cores);
+    println!("memory        {:.1} GiB available", facts.memory_available as f64 / GIB);
+    println!("disk space    {:.1} GiB free for target/plugpull", facts.disk_free as f64 / GIB);
+    println!("/dev/fuse     {}", device(&facts.fuse));
+    println!("/dev/kvm      {} (whether it works takes a boot to know)", device(&facts.kvm));
     let missing = host::missing(&host::TO_BUILD_IMAGES);
     for need in &missing {
         println!("missing       {} (installed by the first run as root)", need.what);
@@ -177,6 +182,16 @@ pub(crate) fn doctor(args: &options::Doctor) -> Result<Exit> {
         verdict.slowness()
     );
     Ok(Exit::Pass)
+}
+
+const GIB: f64 = (1_u64 << 30) as f64;
+
+fn device(device: &host::Device) -> String {
+    match device {
+        host::Device::Opens => String::from("opens"),
+        host::Device::Absent => String::from("is not there"),
+        host::Device::Refuses(why) => format!("does not open: {why}"),
+    }
 }
 
 /// A shell in a guest.

@@ -11,7 +11,7 @@ use plugpull_lab::{
     progress::{self, Event, Progress},
     report::{self, ImageUsed, Look, Report, SCHEMA, Verdict},
     rundir::{self, RunDir},
-    scenario::{Case, Named, Profile},
+    scenario::{Case, Profile},
     select::{Filter, Selection, Shard},
     suite::{self, Test},
     testbed::Setup,
@@ -128,7 +128,12 @@ impl Run {
     /// Tidy up after runs that were killed, then begin a new one.
     pub(crate) fn begin(home: &Home, progress: &dyn Progress) -> Result<Self> {
         for swept in rundir::sweep(&home.state)? {
-            progress.tell(&Event::Notice { text: swept.to_string() });
+            for removed in &swept.removed {
+                progress.tell(&Event::Notice { text: format!("left by the run {}: removed {removed}", swept.run) });
+            }
+            for stayed in &swept.stayed {
+                progress.tell(&Event::Warning { text: format!("left by the run {}: {stayed}", swept.run) });
+            }
         }
         rundir::prune(&home.state, RUNS_KEPT)?;
         Ok(Self { dir: RunDir::create(&home.state)? })

@@ -187,7 +187,8 @@ macro_rules! text {
                 &self.0
             }
 
-            pub(crate) fn new(name: impl Into<String>) -> Self {
+            /// The name as it is; who reads it from a file checks it there.
+            pub fn new(name: impl Into<String>) -> Self {
                 Self(name.into())
             }
         }
