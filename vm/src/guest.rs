@@ -86,9 +86,30 @@ impl Guest {
         let (qmp, qmp_qemu) = UnixStream::pair().context("make the monitor's socket pair")?;
         let (to_host, to_host_qemu) = UnixStream::pair().context("make the channel's socket pair")?;
         let (to_guest, to_guest_qemu) = UnixStream::pair().context("make the channel's socket pair")?;
+        // QEMU gets a descriptor of its own for each NBD disk; the caller's
+        // stays the caller's.
+        let nbd = start
+            .media
+            .iter()
+            .map(|medium| match medium {
+                Medium::Nbd(fd) => fd.try_clone_to_owned().map(Some),
+                Medium::File(_) | Medium::Null => Ok(None),
+            })
+            .collect::<std::io::Result<Vec<_>>>()
+            .context("duplicate the disk's socket")?;
+        let media: Vec<Medium<'_>> = start
+            .media
+            .iter()
+            .zip(&nbd)
+            .map(|(medium, own)| match (medium, own) {
+                (Medium::File(file), _) => Medium::File(file.clone()),
+                (_, Some(own)) => Medium::Nbd(own.as_fd()),
+                (_, None) => Medium::Null,
+            })
+            .collect();
         let arguments = Machine {
             shape: start.shape,
-            media: start.media,
+            media: &media,
             kernel: start.payload.kernel.clone(),
             initrd: start.payload.initramfs.clone(),
             append: start.payload.command_line(),
@@ -109,10 +130,8 @@ impl Guest {
         for fd in [serial_qemu, qmp_qemu, to_host_qemu, to_guest_qemu] {
             command = command.inherit(OwnedFd::from(fd));
         }
-        for medium in start.media {
-            if let Medium::Nbd(fd) = medium {
-                command = command.inherit(fd.try_clone_to_owned().context("duplicate the disk's socket")?);
-            }
+        for fd in nbd.into_iter().flatten() {
+            command = command.inherit(fd);
         }
         let monitor = Arc::new(Monitor::new(start.phase));
         let child = command.spawn().context("start QEMU")?;
