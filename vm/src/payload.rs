@@ -2,10 +2,9 @@
 //! one of them changes no template. Its size is fixed, because the shape of
 //! disks is part of a template's key.
 
-use std::fs::{self, File, FileTimes, Permissions};
+use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
-use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -74,7 +73,6 @@ fn make(files: &[PayloadFile], key: &ContentHash, beside: &Path) -> Result<()> {
         fs::copy(host, &to).with_context(|| format!("cannot copy {}", host.display()))?;
         fs::set_permissions(&to, Permissions::from_mode(*mode))?;
     }
-    forget_times(&tree)?;
     FileSystem {
         tree: &tree,
         label: LABEL,
@@ -83,23 +81,6 @@ fn make(files: &[PayloadFile], key: &ContentHash, beside: &Path) -> Result<()> {
     }
     .make(&beside.join("payload.img"))?;
     fs::remove_dir_all(&tree).with_context(|| format!("cannot remove {}", tree.display()))
-}
-
-/// Sets all times to the epoch: when a binary was built is not its content.
-fn forget_times(dir: &Path) -> Result<()> {
-    let times = FileTimes::new()
-        .set_accessed(SystemTime::UNIX_EPOCH)
-        .set_modified(SystemTime::UNIX_EPOCH);
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            forget_times(&path)?;
-        } else {
-            File::open(&path)?.set_times(times)?;
-        }
-    }
-    File::open(dir)?.set_times(times)?;
-    Ok(())
 }
 
 fn check_place(guest: &Path) -> Result<()> {
@@ -117,6 +98,7 @@ fn check_place(guest: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::time::Duration;
 
     use super::*;

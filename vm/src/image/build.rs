@@ -18,7 +18,7 @@ use crate::cache::{ContentHash, KeyHasher, publish_bytes};
 use crate::host;
 
 /// What to raise when the same recipe and packages give another image.
-pub(super) const BUILDER_VERSION: &str = "1";
+pub(super) const BUILDER_VERSION: &str = "3";
 /// Packages, tree and image lie side by side for a while.
 pub(super) const SPACE_NEEDED: u64 = 3 << 30;
 const VERSION_DEADLINE: Duration = Duration::from_secs(30);

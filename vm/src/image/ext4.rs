@@ -3,8 +3,12 @@
 //!
 //! The result is for reading only: no journal, no reserved blocks, no room for
 //! growth. The features are spelt out, because the host's mke2fs.conf(5) must
-//! not decide what a guest's older kernel has to understand. The same tree gives
-//! the same bytes up to the times of its files.
+//! not decide what a guest's older kernel has to understand.
+//!
+//! The same tree gives the same bytes: mke2fs copies the times of the tree,
+//! which say when it was unpacked, so debugfs(8) sets them to the epoch
+//! afterwards. Without privilege everything in the tree is ours, and debugfs
+//! gives it to root.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -122,18 +126,20 @@ impl FileSystem<'_> {
             // The time of making is no part of the content.
             .env("E2FSPROGS_FAKE_TIME", "1")
             .run(DEADLINE)?;
-        if !rustix::process::geteuid().is_root() {
-            give_to_root(self.tree, image)?;
-        }
-        Ok(())
+        let everything_is_ours = !rustix::process::geteuid().is_root();
+        normalise(self.tree, image, everything_is_ours)
     }
 }
 
-/// mke2fs takes owners from the tree, where without privilege everything is
-/// ours. debugfs(8) sets them in the image instead.
-fn give_to_root(tree: &Path, image: &Path) -> Result<()> {
+/// Sets times to the epoch, and with `to_root` owners to root, of everything in
+/// the image that is in the tree.
+fn normalise(tree: &Path, image: &Path, to_root: bool) -> Result<()> {
+    let mut fields = vec!["atime", "ctime", "mtime"];
+    if to_root {
+        fields.extend(["uid", "gid"]);
+    }
     let mut script = String::new();
-    collect_owner_changes(tree, "", &mut script)?;
+    collect_changes(tree, "", &fields, &mut script)?;
     let output = host::command("debugfs")
         .args([
             "-w".as_ref(),
@@ -142,6 +148,7 @@ fn give_to_root(tree: &Path, image: &Path) -> Result<()> {
             image.as_os_str(),
         ])
         .stdin(script)
+        .env("E2FSPROGS_FAKE_TIME", "1")
         .run(DEADLINE)?;
     // debugfs succeeds whatever its commands do; beyond its banner, what it says
     // on standard error are their complaints.
@@ -152,13 +159,13 @@ fn give_to_root(tree: &Path, image: &Path) -> Result<()> {
         .map(str::to_owned);
     ensure!(
         complaint.is_none(),
-        "debugfs could not set an owner: {}",
+        "debugfs could not set a field: {}",
         complaint.unwrap_or_default()
     );
     Ok(())
 }
 
-fn collect_owner_changes(dir: &Path, below: &str, script: &mut String) -> Result<()> {
+fn collect_changes(dir: &Path, below: &str, fields: &[&str], script: &mut String) -> Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -167,9 +174,14 @@ fn collect_owner_changes(dir: &Path, below: &str, script: &mut String) -> Result
             .filter(|name| !name.contains(['"', '\n', '\\']));
         let name = name.with_context(|| format!("odd file name: {}", entry.path().display()))?;
         let path = format!("{below}/{name}");
-        script.push_str(&format!("sif \"{path}\" uid 0\nsif \"{path}\" gid 0\n"));
+        for field in fields {
+            script.push_str(&format!(
+                "sif \"{path}\" {field} 0
+"
+            ));
+        }
         if entry.file_type()?.is_dir() {
-            collect_owner_changes(&entry.path(), &path, script)?;
+            collect_changes(&entry.path(), &path, fields, script)?;
         }
     }
     Ok(())
@@ -193,6 +205,7 @@ mod tests {
     //! What is made is looked into with debugfs(8), of the same package.
 
     use super::*;
+    use crate::process::Cmd;
 
     fn debugfs(image: &Path, request: &str) -> String {
         let cmd =
@@ -224,6 +237,10 @@ mod tests {
         make(tree.path(), 16 << 20, &image).unwrap();
         assert_eq!(debugfs(&image, "cat \"/etc/a file\""), "content");
         assert!(debugfs(&image, "stat \"/etc/a file\"").contains("User:     0   Group:     0"));
+        // Other change times, which cannot be set.
+        let later = Duration::from_secs(10);
+        Cmd::new("sleep").arg("1.1").run(later).unwrap();
+        let tree = self::tree();
         let again = out.path().join("again");
         make(tree.path(), 16 << 20, &again).unwrap();
         assert_eq!(
@@ -246,12 +263,12 @@ mod tests {
                 .unwrap();
         }
         make(tree.path(), 16 << 20, &image).unwrap();
-        give_to_root(tree.path(), &image).unwrap();
+        normalise(tree.path(), &image, true).unwrap();
         assert!(debugfs(&image, "stat \"/etc/a file\"").contains("User:     0   Group:     0"));
         let other = tempfile::tempdir().unwrap();
         fs::write(other.path().join("not in the image"), "").unwrap();
         assert!(
-            give_to_root(other.path(), &image).is_err(),
+            normalise(other.path(), &image, true).is_err(),
             "debugfs complained to nobody"
         );
     }

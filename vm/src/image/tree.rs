@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
@@ -51,7 +51,9 @@ const FILES: [(&str, &str); 7] = [
 ];
 
 /// Links: path, target.
-const LINKS: [(&str, &str); 4] = [
+const LINKS: [(&str, &str); 6] = [
+    ("var/run", "/run"),
+    ("var/lock", "/run/lock"),
     ("etc/mtab", "../proc/self/mounts"),
     ("usr/bin/sh", "dash"),
     ("usr/bin/awk", "gawk"),
@@ -188,14 +190,10 @@ pub(super) fn complete(tree: &Path) -> Result<()> {
     for (path, content) in FILES {
         fs::write(tree.join(path), content).with_context(|| format!("cannot write /{path}"))?;
     }
+    let sticky = fs::Permissions::from_mode(0o1777);
+    fs::set_permissions(tree.join("tmp"), sticky).context("cannot open /tmp to all")?;
     for (path, target) in LINKS {
-        let path = tree.join(path);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {
-                symlink(target, &path).with_context(|| format!("cannot link {}", path.display()))?
-            }
-        }
+        link(target, &tree.join(path)).with_context(|| format!("cannot link /{path}"))?;
     }
     // It only saves the loader a search, and is the host's ldconfig.
     let cached = host::command("ldconfig")
@@ -204,7 +202,24 @@ pub(super) fn complete(tree: &Path) -> Result<()> {
     if let Err(error) = cached {
         tracing::debug!(%error, "no library cache");
     }
-    Ok(())
+    // ldconfig leaves one that holds inode numbers.
+    match fs::remove_dir_all(tree.join("var/cache")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).context("cannot empty /var/cache")
+        }
+        _ => fs::create_dir_all(tree.join("var/cache")).context("cannot make /var/cache"),
+    }
+}
+
+/// Makes a link in the place of whatever is there.
+fn link(target: &str, path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(there) if there.is_dir() => fs::remove_dir_all(path)?,
+        Ok(_) => fs::remove_file(path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    symlink(target, path)
 }
 
 #[cfg(test)]
@@ -235,6 +250,7 @@ mod tests {
         for path in [
             "usr/bin",
             "usr/sbin",
+            "var/lib",
             "usr/lib/x86_64-linux-gnu",
             "usr/lib64",
             "usr/share/doc/x",
