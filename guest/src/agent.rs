@@ -44,12 +44,19 @@ pub(crate) fn run() -> Result<()> {
     channel.send(&ToHost::Hello(Hello {
         version: VERSION,
         build: build_hash()?,
-        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        kernel: rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned(),
     }))?;
     fs::create_dir_all(POSTGRES_RUN).with_context(|| format!("make {POSTGRES_RUN}"))?;
     std::os::unix::fs::chown(POSTGRES_RUN, Some(POSTGRES_UID), Some(POSTGRES_GID))
         .with_context(|| format!("give {POSTGRES_RUN} to the database's user"))?;
-    let agent = Arc::new(Agent { channel, servers: Servers::default(), errors: Mutex::new(None) });
+    let agent = Arc::new(Agent {
+        channel,
+        servers: Servers::default(),
+        errors: Mutex::new(None),
+    });
     loop {
         match Channel::receive(&mut from_host)? {
             ToGuest::Recorded { id } => agent.channel.recorded(id),
@@ -86,20 +93,24 @@ impl Agent {
     fn answer(&self, id: u64, request: Request) {
         let result = self.carry_out(request).map_err(|error| Failure {
             message: format!("{error:#}"),
-            errno: error
-                .chain()
-                .find_map(|cause| {
-                    cause
-                        .downcast_ref::<rustix::io::Errno>()
-                        .map(|errno| errno.raw_os_error())
-                        .or_else(|| cause.downcast_ref::<std::io::Error>()?.raw_os_error())
-                }),
+            errno: error.chain().find_map(|cause| {
+                cause
+                    .downcast_ref::<rustix::io::Errno>()
+                    .map(|errno| errno.raw_os_error())
+                    .or_else(|| cause.downcast_ref::<std::io::Error>()?.raw_os_error())
+            }),
         });
         if let Err(error) = self.channel.send(&ToHost::Reply { id, result }) {
             // An answer that cannot be sent, too long for a frame, say, must
             // still be an answer: the host would wait for its deadline.
-            let failure = Failure { message: format!("{error:#}"), errno: None };
-            if let Err(error) = self.channel.send(&ToHost::Reply { id, result: Err(failure) }) {
+            let failure = Failure {
+                message: format!("{error:#}"),
+                errno: None,
+            };
+            if let Err(error) = self.channel.send(&ToHost::Reply {
+                id,
+                result: Err(failure),
+            }) {
                 eprintln!("plugpull-agent: {error:#}");
             }
         }
@@ -108,15 +119,40 @@ impl Agent {
     fn carry_out(&self, request: Request) -> Result<Reply> {
         match request {
             Request::Ping => {}
-            Request::Mkfs { device, fs, args } => mounts::mkfs(&devices::node(&device)?, &fs, &args)?,
-            Request::Mount { device, fs, options, at } => {
+            Request::Mkfs { device, fs, args } => {
+                mounts::mkfs(&devices::node(&device)?, &fs, &args)?
+            }
+            Request::Fsck {
+                device,
+                fs,
+                timeout_ms,
+            } => {
+                let exited = mounts::fsck(
+                    &devices::node(&device)?,
+                    &fs,
+                    Duration::from_millis(timeout_ms),
+                )?;
+                return Ok(Reply::Exited(exited));
+            }
+            Request::Mount {
+                device,
+                fs,
+                options,
+                at,
+            } => {
                 mounts::mount_device(&devices::node(&device)?, &fs, &options, &at)?;
             }
-            Request::Serve { argv, at, timeout_ms } => {
-                self.servers.start(&argv, &at, Duration::from_millis(timeout_ms))?;
+            Request::Serve {
+                argv,
+                at,
+                timeout_ms,
+            } => {
+                self.servers
+                    .start(&argv, &at, Duration::from_millis(timeout_ms))?;
             }
             Request::Unmount { at, timeout_ms } => {
-                self.servers.unmount(&at, Duration::from_millis(timeout_ms))?;
+                self.servers
+                    .unmount(&at, Duration::from_millis(timeout_ms))?;
             }
             Request::FlushDevice { device } => devices::flush_buffers(&devices::node(&device)?)?,
             Request::SetWriteCache { device, volatile } => {
@@ -127,7 +163,11 @@ impl Agent {
                 devices::flush_buffers(&disk)?;
                 mounts::mount_read_only(&disk, "ext4", PAYLOAD)?;
             }
-            Request::DmTable { name, table, device } => dm::set_table(&name, &table, &devices::node(&device)?)?,
+            Request::DmTable {
+                name,
+                table,
+                device,
+            } => dm::set_table(&name, &table, &devices::node(&device)?)?,
             Request::DmRemove { name } => dm::remove(&name)?,
             Request::CountErrors { device } => {
                 let count = ErrorCount::start(&devices::node(&device)?)?;
@@ -138,8 +178,15 @@ impl Agent {
                 let count = count.context("no errors are being counted")?.stop()?;
                 return Ok(Reply::Errors { count });
             }
-            Request::Exec { argv, env, uid, timeout_ms } => {
-                let mut spec = env.iter().fold(Spec::new(argv), |spec, (name, value)| spec.env(name, value));
+            Request::Exec {
+                argv,
+                env,
+                uid,
+                timeout_ms,
+            } => {
+                let mut spec = env
+                    .iter()
+                    .fold(Spec::new(argv), |spec, (name, value)| spec.env(name, value));
                 if let Some(uid) = uid {
                     spec = spec.user(uid, uid);
                 }

@@ -34,7 +34,9 @@ pub(crate) struct Channel {
 impl Channel {
     /// Open both ports; the file is the one to read [`ToGuest`] from.
     pub(crate) fn open() -> Result<(Self, File)> {
-        let to_host = fs::OpenOptions::new().write(true).open(port(PORT_TO_HOST)?)?;
+        let to_host = fs::OpenOptions::new()
+            .write(true)
+            .open(port(PORT_TO_HOST)?)?;
         let to_guest = File::open(port(PORT_TO_GUEST)?)?;
         let channel = Self {
             to_host: Mutex::new(to_host),
@@ -57,7 +59,11 @@ impl Channel {
 
     /// Wake the thread whose promise the host has recorded.
     pub(crate) fn recorded(&self, id: u64) {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let waiting = self
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
         if let Some(waiting) = waiting {
             // A receiver that gave up has reported its own error.
             let _ = waiting.send(());
@@ -69,10 +75,14 @@ impl Promises for Channel {
     fn record(&self, event: Promise) -> Result<()> {
         let id = self.next_promise.fetch_add(1, Ordering::Relaxed);
         let (done, wait) = mpsc::sync_channel(1);
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, done);
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, done);
         self.send(&ToHost::Promise { id, event })?;
-        wait.recv_timeout(RECORD_DEADLINE)
-            .with_context(|| format!("the host did not record a promise within {RECORD_DEADLINE:?}"))
+        wait.recv_timeout(RECORD_DEADLINE).with_context(|| {
+            format!("the host did not record a promise within {RECORD_DEADLINE:?}")
+        })
     }
 }
 

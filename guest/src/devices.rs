@@ -49,7 +49,8 @@ pub(crate) fn by_serial(serial: &str) -> Result<PathBuf> {
 fn by_mapper(name: &str) -> Result<PathBuf> {
     for entry in fs::read_dir("/sys/block")? {
         let entry = entry?;
-        if fs::read_to_string(entry.path().join("dm/name")).is_ok_and(|found| found.trim() == name) {
+        if fs::read_to_string(entry.path().join("dm/name")).is_ok_and(|found| found.trim() == name)
+        {
             return Ok(Path::new("/dev").join(entry.file_name()));
         }
     }
@@ -58,7 +59,9 @@ fn by_mapper(name: &str) -> Result<PathBuf> {
 
 /// Directory of the device in sysfs.
 pub(crate) fn sysfs(node: &Path) -> Result<PathBuf> {
-    let name = node.file_name().with_context(|| format!("{} names no device", node.display()))?;
+    let name = node
+        .file_name()
+        .with_context(|| format!("{} names no device", node.display()))?;
     Ok(Path::new("/sys/block").join(name))
 }
 
@@ -66,7 +69,9 @@ pub(crate) fn sysfs(node: &Path) -> Result<PathBuf> {
 pub(crate) fn sectors(node: &Path) -> Result<u64> {
     let path = sysfs(node)?.join("size");
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    text.trim().parse().with_context(|| format!("{} holds {text:?}", path.display()))
+    text.trim()
+        .parse()
+        .with_context(|| format!("{} holds {text:?}", path.display()))
 }
 
 /// Write back and forget the block device's own cache, so that a content that
@@ -99,6 +104,10 @@ pub(crate) fn kernel_dev(node: &Path) -> Result<u64> {
 /// (Documentation/block/writeback_cache_control.rst).
 pub(crate) fn set_write_cache(node: &Path, volatile: bool) -> Result<()> {
     let path = sysfs(node)?.join("queue/write_cache");
-    let word = if volatile { "write back" } else { "write through" };
+    let word = if volatile {
+        "write back"
+    } else {
+        "write through"
+    };
     fs::write(&path, word).with_context(|| format!("set {} to {word:?}", path.display()))
 }

@@ -15,14 +15,24 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// write through the very table that makes writes fail.
 pub(crate) fn set_table(name: &str, table: &str, below: &Path) -> Result<()> {
     let table = table
-        .replace("{device}", below.to_str().context("a device's name is ASCII")?)
+        .replace(
+            "{device}",
+            below.to_str().context("a device's name is ASCII")?,
+        )
         .replace("{sectors}", &devices::sectors(below)?.to_string());
     if devices::node(&plugpull_protocol::Device::Mapper(name.to_owned())).is_ok() {
         dmsetup(&["load", name, "--table", &table])?;
         dmsetup(&["suspend", "--nolockfs", name])?;
         dmsetup(&["resume", name])
     } else {
-        dmsetup(&["create", name, "--noudevsync", "--noudevrules", "--table", &table])
+        dmsetup(&[
+            "create",
+            name,
+            "--noudevsync",
+            "--noudevrules",
+            "--table",
+            &table,
+        ])
     }
 }
 
@@ -33,6 +43,11 @@ pub(crate) fn remove(name: &str) -> Result<()> {
 
 fn dmsetup(args: &[&str]) -> Result<()> {
     let exited = Spec::new(["/sbin/dmsetup"]).args(args).run(DEADLINE)?;
-    ensure!(exited.success(), "dmsetup {args:?} ended with {}: {}", exited.code, exited.stderr.trim());
+    ensure!(
+        exited.success(),
+        "dmsetup {args:?} ended with {}: {}",
+        exited.code,
+        exited.stderr.trim()
+    );
     Ok(())
 }

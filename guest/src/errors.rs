@@ -28,7 +28,10 @@ impl ErrorCount {
         fs::create_dir(&instance).with_context(|| format!("make {INSTANCE}"))?;
         let count = Self { instance };
         let dev = devices::kernel_dev(node)?;
-        count.set("events/block/block_bio_complete/filter", &format!("dev == {dev} && error != 0"))?;
+        count.set(
+            "events/block/block_bio_complete/filter",
+            &format!("dev == {dev} && error != 0"),
+        )?;
         count.set("events/block/block_bio_complete/enable", "1")?;
         Ok(count)
     }
@@ -39,7 +42,8 @@ impl ErrorCount {
         let mut count = 0;
         for cpu in fs::read_dir(self.instance.join("per_cpu"))? {
             let path = cpu?.path().join("stats");
-            let stats = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+            let stats =
+                fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
             // What a full buffer overwrote has happened all the same.
             for name in ["entries", "overrun", "dropped events"] {
                 count += stat(&stats, name);
@@ -58,7 +62,13 @@ impl ErrorCount {
 fn stat(stats: &str, name: &str) -> u64 {
     stats
         .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
+        .find_map(|line| {
+            line.strip_prefix(name)?
+                .strip_prefix(':')?
+                .trim()
+                .parse()
+                .ok()
+        })
         .unwrap_or(0)
 }
 

@@ -29,8 +29,19 @@ struct Fixed {
     options: &'static str,
 }
 
-const fn fixed(source: &'static str, at: &'static str, fs: &'static str, options: &'static str) -> Fixed {
-    Fixed { source, at, fs, flags: MountFlags::empty(), options }
+const fn fixed(
+    source: &'static str,
+    at: &'static str,
+    fs: &'static str,
+    options: &'static str,
+) -> Fixed {
+    Fixed {
+        source,
+        at,
+        fs,
+        flags: MountFlags::empty(),
+        options,
+    }
 }
 
 /// Mounted before anything else, and carried over to the root disk.
@@ -78,7 +89,10 @@ fn boot() -> Result<()> {
     }
     println!("plugpull-init: started");
     load_modules(&read_list("/etc/plugpull/modules")?)?;
-    if fs::read_to_string("/proc/cmdline")?.split_whitespace().any(|word| word == "plugpull.probe") {
+    if fs::read_to_string("/proc/cmdline")?
+        .split_whitespace()
+        .any(|word| word == "plugpull.probe")
+    {
         // A host that only asks whether its accelerator can boot this kernel.
         println!("plugpull-init: probe answered");
         return Ok(());
@@ -131,11 +145,18 @@ fn switch_root() -> Result<()> {
     let disk = devices::by_serial("root")?;
     let new_root = PathBuf::from("/newroot");
     fs::create_dir_all(&new_root)?;
-    mount(&disk, &new_root, "ext4", MountFlags::RDONLY | MountFlags::NOATIME, c"")
-        .with_context(|| format!("mount the root disk {}", disk.display()))?;
+    mount(
+        &disk,
+        &new_root,
+        "ext4",
+        MountFlags::RDONLY | MountFlags::NOATIME,
+        c"",
+    )
+    .with_context(|| format!("mount the root disk {}", disk.display()))?;
     for entry in KERNEL_MOUNTS {
         let to = new_root.join(entry.at.trim_start_matches('/'));
-        mount_move(entry.at, &to).with_context(|| format!("move {} to {}", entry.at, to.display()))?;
+        mount_move(entry.at, &to)
+            .with_context(|| format!("move {} to {}", entry.at, to.display()))?;
     }
     chdir(&new_root)?;
     mount_move(".", "/").context("move the root disk to /")?;
@@ -151,8 +172,14 @@ fn switch_root() -> Result<()> {
 /// here and not by the process helper, whose children are waited for one by
 /// one.
 fn run_agent() -> Result<()> {
-    #[expect(clippy::disallowed_methods, reason = "the agent's output is the console, and it has no deadline")]
-    let agent = std::process::Command::new("/proc/self/exe").arg("agent").spawn().context("start the agent")?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the agent's output is the console, and it has no deadline"
+    )]
+    let agent = std::process::Command::new("/proc/self/exe")
+        .arg("agent")
+        .spawn()
+        .context("start the agent")?;
     let agent = rustix::process::Pid::from_child(&agent);
     loop {
         match rustix::process::wait(WaitOptions::empty()) {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use plugpull_protocol::Exited;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     mount::{MountFlags, UnmountFlags, mount, unmount},
@@ -43,14 +44,39 @@ const FLAG_OPTIONS: &[(&str, MountFlags)] = &[
 pub(crate) fn mkfs(device: &Path, fs: &str, args: &[String]) -> Result<()> {
     let node = device.to_str().context("a device's name is ASCII")?;
     let fixed: &[&str] = match fs {
-        "ext4" => &["/sbin/mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"],
+        "ext4" => &[
+            "/sbin/mkfs.ext4",
+            "-q",
+            "-F",
+            "-E",
+            "lazy_itable_init=0,lazy_journal_init=0,nodiscard",
+        ],
         "xfs" => &["/sbin/mkfs.xfs", "-q", "-f", "-K"],
         "btrfs" => &["/sbin/mkfs.btrfs", "-q", "-f", "-K"],
         other => bail!("no mkfs is known for {other:?}"),
     };
-    let exited = Spec::new(fixed).args(args).args([node]).run(MKFS_DEADLINE)?;
-    ensure!(exited.success(), "mkfs.{fs} {node} ended with {}: {}", exited.code, exited.stderr.trim());
+    let exited = Spec::new(fixed)
+        .args(args)
+        .args([node])
+        .run(MKFS_DEADLINE)?;
+    ensure!(
+        exited.success(),
+        "mkfs.{fs} {node} ended with {}: {}",
+        exited.code,
+        exited.stderr.trim()
+    );
     Ok(())
+}
+
+/// Check a filesystem, read-only.
+pub(crate) fn fsck(device: &Path, fs: &str, timeout: Duration) -> Result<Exited> {
+    let fixed: &[&str] = match fs {
+        "ext4" => &["/sbin/e2fsck", "-f", "-n"],
+        "xfs" => &["/sbin/xfs_repair", "-n"],
+        "btrfs" => &["/bin/btrfs", "check", "--readonly"],
+        other => bail!("no fsck is known for {other:?}"),
+    };
+    Spec::new(fixed).args([device]).run(timeout)
 }
 
 /// Mount a block device; the mount point is made if missing.
@@ -65,8 +91,12 @@ pub(crate) fn mount_device(device: &Path, fs: &str, options: &str, at: &str) -> 
         }
     }
     let data = CString::new(data.join(","))?;
-    mount(device, at, fs, flags, data.as_c_str())
-        .with_context(|| format!("mount {fs} {} on {at} with options {options:?}", device.display()))
+    mount(device, at, fs, flags, data.as_c_str()).with_context(|| {
+        format!(
+            "mount {fs} {} on {at} with options {options:?}",
+            device.display()
+        )
+    })
 }
 
 /// Mount a block device read-only, without replaying anything.
@@ -97,8 +127,14 @@ impl Servers {
     /// Unmount, and wait for the server that mounted it to end well.
     pub(crate) fn unmount(&self, at: &str, timeout: Duration) -> Result<()> {
         unmount(at, UnmountFlags::empty()).with_context(|| format!("unmount {at}"))?;
-        let server = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(Path::new(at));
-        let Some(mut server) = server else { return Ok(()) };
+        let server = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(Path::new(at));
+        let Some(mut server) = server else {
+            return Ok(());
+        };
         let exited = server
             .wait(timeout)
             .with_context(|| format!("wait for the server of {at} to end after its unmount"))?;
@@ -126,13 +162,23 @@ fn wait_for_mount(at: &str, timeout: Duration, server: &mut Process) -> Result<(
         }
         if server.exits_within(Duration::ZERO)? {
             let exited = server.wait(Duration::ZERO)?;
-            bail!("it ended with {} instead: {}", exited.code, exited.stderr.trim());
+            bail!(
+                "it ended with {} instead: {}",
+                exited.code,
+                exited.stderr.trim()
+            );
         }
         let left = deadline.saturating_duration_since(Instant::now());
         ensure!(!left.is_zero(), "nothing was mounted within {timeout:?}");
         let slice = left.min(Duration::from_millis(200));
-        let slice = Timespec { tv_sec: 0, tv_nsec: i64::from(slice.subsec_nanos()) };
-        match poll(&mut [PollFd::new(&mountinfo.as_fd(), PollFlags::PRI)], Some(&slice)) {
+        let slice = Timespec {
+            tv_sec: 0,
+            tv_nsec: i64::from(slice.subsec_nanos()),
+        };
+        match poll(
+            &mut [PollFd::new(&mountinfo.as_fd(), PollFlags::PRI)],
+            Some(&slice),
+        ) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("poll /proc/self/mountinfo"),
         }
@@ -144,7 +190,9 @@ fn is_fuse_mount(at: &str) -> Result<bool> {
     Ok(mounts.lines().any(|line| {
         // "36 35 98:0 / /mnt rw,noatime master:1 - fuse source options"
         let point = line.split(' ').nth(4);
-        let kind = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next());
+        let kind = line
+            .split_once(" - ")
+            .and_then(|(_, rest)| rest.split(' ').next());
         point == Some(at) && kind.is_some_and(|kind| kind == "fuse" || kind.starts_with("fuse"))
     }))
 }

@@ -47,16 +47,40 @@ pub fn build(home: &Home, on_line: &mut dyn FnMut(&str)) -> Result<Artifacts> {
     Ok(Artifacts {
         guest: one(home, "plugpull-guest", "plugpull-guest", &[], on_line)?,
         fs: one(home, "plugpull-fs", "plugpull-fs", &[], on_line)?,
-        fs_mutants: one(home, "plugpull-fs", "plugpull-fs-mutants", &["--features", "mutants"], on_line)?,
+        fs_mutants: one(
+            home,
+            "plugpull-fs",
+            "plugpull-fs-mutants",
+            &["--features", "mutants"],
+            on_line,
+        )?,
     })
 }
 
-fn one(home: &Home, package: &str, name: &str, flags: &[&str], on_line: &mut dyn FnMut(&str)) -> Result<Binary> {
+fn one(
+    home: &Home,
+    package: &str,
+    name: &str,
+    flags: &[&str],
+    on_line: &mut dyn FnMut(&str),
+) -> Result<Binary> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let target_dir = home.root.join("target/static");
     Cmd::new(cargo)
-        .args(["build", "--locked", "--profile", "static", "--package", package, "--target", TARGET])
-        .args(["--config", &format!("target.{TARGET}.rustflags=[\"-C\",\"target-feature=+crt-static\"]")])
+        .args([
+            "build",
+            "--locked",
+            "--profile",
+            "static",
+            "--package",
+            package,
+            "--target",
+            TARGET,
+        ])
+        .args([
+            "--config",
+            &format!("target.{TARGET}.rustflags=[\"-C\",\"target-feature=+crt-static\"]"),
+        ])
         .arg("--target-dir")
         .arg(&target_dir)
         .args(flags)
@@ -64,7 +88,11 @@ fn one(home: &Home, package: &str, name: &str, flags: &[&str], on_line: &mut dyn
         .run_with(BUILD_DEADLINE, on_line)
         .with_context(|| format!("build the guest's {name}"))?;
     // Two variants of one package share a name in the target directory.
-    publish(&target_dir.join(TARGET).join("static").join(package), &home.cache.join("bin"), name)
+    publish(
+        &target_dir.join(TARGET).join("static").join(package),
+        &home.cache.join("bin"),
+        name,
+    )
 }
 
 fn publish(built: &Path, dir: &Path, name: &str) -> Result<Binary> {
@@ -72,7 +100,8 @@ fn publish(built: &Path, dir: &Path, name: &str) -> Result<Binary> {
     let path = dir.join(hash.short()).join(name);
     if !path.exists() {
         cache::publish_file(&path, |file| {
-            let mut built = std::fs::File::open(built).with_context(|| format!("open {}", built.display()))?;
+            let mut built =
+                std::fs::File::open(built).with_context(|| format!("open {}", built.display()))?;
             std::io::copy(&mut built, file)?;
             Ok(file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))?)
         })?;

@@ -11,10 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use plugpull_disk::{ByteCount as DiskBytes, View};
-use plugpull_protocol::{
-    Observation, WorkloadRequest,
-    workload::{TreeEntry},
-};
+use plugpull_protocol::{Observation, WorkloadRequest, workload::TreeEntry};
 use plugpull_vm::{
     cache::{self, KeyHasher},
     lock::FileLock,
@@ -42,9 +39,15 @@ const TREE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Arguments of every initdb: checksums, and WAL segments so small that a
 /// short run recycles some.
 pub fn initdb_args() -> Vec<String> {
-    ["--data-checksums", "--wal-segsize=1", "--locale=C", "--encoding=UTF8", "--auth=trust"]
-        .map(str::to_owned)
-        .into()
+    [
+        "--data-checksums",
+        "--wal-segsize=1",
+        "--locale=C",
+        "--encoding=UTF8",
+        "--auth=trust",
+    ]
+    .map(str::to_owned)
+    .into()
 }
 
 /// What is on a base.
@@ -93,7 +96,13 @@ impl Wanted<'_> {
             .field("format", FORMAT.to_string())
             .field("packages", &image.packages_hash)
             .field("kernel", &image.kernel)
-            .field("lower", format!("{} {:?} {}", self.lower.fs, self.lower.mkfs, self.lower.options))
+            .field(
+                "lower",
+                format!(
+                    "{} {:?} {}",
+                    self.lower.fs, self.lower.mkfs, self.lower.options
+                ),
+            )
             .field("disk", format!("{} {}", self.disk.size.0, self.disk.unit))
             .field("kind", format!("{:?}", self.kind));
         if self.kind == Kind::Cluster {
@@ -102,7 +111,12 @@ impl Wanted<'_> {
                 .field("initdb", initdb_args().join(" "))
                 .field("guest", bed.setup().artifacts.guest.hash.as_str());
         }
-        Ok(format!("{}-{}-{}", self.image, self.lower.name, key.finish().short()))
+        Ok(format!(
+            "{}-{}-{}",
+            self.image,
+            self.lower.name,
+            key.finish().short()
+        ))
     }
 }
 
@@ -112,7 +126,12 @@ impl Base {
     /// # Errors
     /// When the run did not prepare the image.
     pub fn exists(bed: &Testbed, wanted: Wanted<'_>) -> Result<bool> {
-        Ok(bed.home().cache.join("bases").join(wanted.key(bed)?).exists())
+        Ok(bed
+            .home()
+            .cache
+            .join("bases")
+            .join(wanted.key(bed)?)
+            .exists())
     }
 
     /// The base, made now if it is missing.
@@ -129,8 +148,10 @@ impl Base {
         std::fs::create_dir_all(&bases).with_context(|| format!("make {}", bases.display()))?;
         let _lock = FileLock::exclusive(&bases.join(format!("{name}.lock")), LOCK_DEADLINE)?;
         if !dir.exists() {
-            cache::publish_dir(&dir, |beside| make(bed, wanted, beside, &bases.join("logs").join(&name)))
-                .with_context(|| format!("make the base disk {name}"))?;
+            cache::publish_dir(&dir, |beside| {
+                make(bed, wanted, beside, &bases.join("logs").join(&name))
+            })
+            .with_context(|| format!("make the base disk {name}"))?;
         }
         Ok(Self { dir })
     }
@@ -156,7 +177,10 @@ impl Base {
 }
 
 fn make(bed: &Testbed, wanted: Wanted<'_>, dir: &Path, logs: &Path) -> Result<()> {
-    let spec = Disk { cache: Cache::Volatile, ..wanted.disk };
+    let spec = Disk {
+        cache: Cache::Volatile,
+        ..wanted.disk
+    };
     let mut session = Session::start(
         bed,
         Opening {
@@ -177,7 +201,11 @@ fn make(bed: &Testbed, wanted: Wanted<'_>, dir: &Path, logs: &Path) -> Result<()
         let entries = tree(&session, &data, false)?;
         std::fs::write(dir.join("initdb.json"), serde_json::to_vec(&entries)?)?;
         let timeout_ms = session.timeout_ms(PREPARE_TIMEOUT);
-        let prepare = WorkloadRequest::PostgresLedgerPrepare { dir: data, connections: LEDGER_CONNECTIONS, timeout_ms };
+        let prepare = WorkloadRequest::PostgresLedgerPrepare {
+            dir: data,
+            connections: LEDGER_CONNECTIONS,
+            timeout_ms,
+        };
         match session.workload(prepare, PREPARE_TIMEOUT * 2)? {
             Observation::Prepared => {}
             other => bail!("the tables were not prepared: {other:?}"),
@@ -199,10 +227,19 @@ pub fn cluster_dir(mount: &str) -> String {
 /// When it fails; its words are in the message.
 pub fn initdb(session: &Session<'_>, dir: &str) -> Result<()> {
     let timeout_ms = session.timeout_ms(INITDB_TIMEOUT);
-    let request = WorkloadRequest::PostgresInitdb { dir: dir.to_owned(), args: initdb_args(), timeout_ms };
+    let request = WorkloadRequest::PostgresInitdb {
+        dir: dir.to_owned(),
+        args: initdb_args(),
+        timeout_ms,
+    };
     match session.workload(request, INITDB_TIMEOUT * 2)? {
         Observation::Tool(exited) => {
-            ensure!(exited.success(), "initdb ended with {}: {}", exited.code, exited.stderr.trim());
+            ensure!(
+                exited.success(),
+                "initdb ended with {}: {}",
+                exited.code,
+                exited.stderr.trim()
+            );
             Ok(())
         }
         other => bail!("the guest answered initdb with {other:?}"),
@@ -217,7 +254,11 @@ pub fn tree(session: &Session<'_>, dir: &str, contents: bool) -> Result<Vec<Tree
     let mut all = Vec::new();
     let mut after = None;
     loop {
-        let request = WorkloadRequest::Tree { dir: dir.to_owned(), after, contents };
+        let request = WorkloadRequest::Tree {
+            dir: dir.to_owned(),
+            after,
+            contents,
+        };
         match session.workload(request, TREE_TIMEOUT)? {
             Observation::Tree { entries, next } => {
                 all.extend(entries);

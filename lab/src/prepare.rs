@@ -72,7 +72,10 @@ pub fn prepare(home: &Home, order: &Order<'_>, progress: &dyn Progress) -> Resul
     }
     clock.lap("images");
     let payload = payload_disk(home, &artifacts)?;
-    let first = images.values().next().context("a run needs at least one image")?;
+    let first = images
+        .values()
+        .next()
+        .context("a run needs at least one image")?;
     let accel = accel::choose(&qemu, &first.boot, order.wish, &home.cache)?;
     let text = format!("accelerator: {} ({})", accel.accel(), accel.reason);
     progress.tell(&Event::Notice { text });
@@ -102,7 +105,11 @@ pub fn prepare(home: &Home, order: &Order<'_>, progress: &dyn Progress) -> Resul
 ///
 /// # Errors
 /// As [`prepare`].
-pub fn accelerator(home: &Home, wish: Wish, progress: &dyn Progress) -> Result<(Qemu, accel::Verdict)> {
+pub fn accelerator(
+    home: &Home,
+    wish: Wish,
+    progress: &dyn Progress,
+) -> Result<(Qemu, accel::Verdict)> {
     let qemu = qemu(home, progress)?;
     let artifacts = binaries(home, progress)?;
     let names = crate::scenario::image_names(&home.recipes)?;
@@ -117,13 +124,20 @@ pub fn accelerator(home: &Home, wish: Wish, progress: &dyn Progress) -> Result<(
 /// # Errors
 /// When neither can be had.
 pub fn qemu(home: &Home, progress: &dyn Progress) -> Result<Qemu> {
-    let activity = || Activity::Tool { name: String::from("qemu") };
+    let activity = || Activity::Tool {
+        name: String::from("qemu"),
+    };
     tools::qemu(home, &|event| match event {
         ToolEvent::FetchingQemu { host } => {
-            let why = host.map_or(String::from("none on this host"), |old| format!("the host's {old} is too old"));
+            let why = host.map_or(String::from("none on this host"), |old| {
+                format!("the host's {old} is too old")
+            });
             let text = format!("QEMU: {why}; unpacking a private one, the host is not touched");
             progress.tell(&Event::Notice { text });
-            progress.tell(&Event::Began { activity: activity(), steps: Some(100) });
+            progress.tell(&Event::Began {
+                activity: activity(),
+                steps: Some(100),
+            });
         }
         ToolEvent::Fetching(step) => {
             let (done, what) = match step {
@@ -131,34 +145,55 @@ pub fn qemu(home: &Home, progress: &dyn Progress) -> Result<Qemu> {
                 apt::Progress::Downloading { done, total } => (percent(done, total), "downloading"),
                 apt::Progress::Extracting => (100, "unpacking"),
             };
-            progress.tell(&Event::Step { activity: activity(), done, what: what.to_owned() });
+            progress.tell(&Event::Step {
+                activity: activity(),
+                done,
+                what: what.to_owned(),
+            });
         }
         ToolEvent::Host(event) => tell_host(progress, &event),
         ToolEvent::Fetched { took, .. } => {
-            progress.tell(&Event::Ended { activity: activity(), outcome: Outcome::Done { took } });
+            progress.tell(&Event::Ended {
+                activity: activity(),
+                outcome: Outcome::Done { took },
+            });
         }
     })
 }
 
 fn percent(done: u64, total: u64) -> u64 {
-    (done.saturating_mul(100)).checked_div(total).unwrap_or(0).min(100)
+    (done.saturating_mul(100))
+        .checked_div(total)
+        .unwrap_or(0)
+        .min(100)
 }
 
 fn tell_host(progress: &dyn Progress, event: &HostEvent) {
     let text = match event {
         HostEvent::UpdatingLists => String::from("updating the host's package lists"),
-        HostEvent::Installing(packages) => format!("installing on this host: {}", packages.join(" ")),
+        HostEvent::Installing(packages) => {
+            format!("installing on this host: {}", packages.join(" "))
+        }
     };
     progress.tell(&Event::Notice { text });
 }
 
 /// Run a piece of work as an activity.
-fn during<T>(progress: &dyn Progress, activity: Activity, work: impl FnOnce() -> Result<T>) -> Result<T> {
+fn during<T>(
+    progress: &dyn Progress,
+    activity: Activity,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let start = Instant::now();
-    progress.tell(&Event::Began { activity: activity.clone(), steps: None });
+    progress.tell(&Event::Began {
+        activity: activity.clone(),
+        steps: None,
+    });
     let result = work();
     let outcome = match result {
-        Ok(_) => Outcome::Done { took: start.elapsed() },
+        Ok(_) => Outcome::Done {
+            took: start.elapsed(),
+        },
         Err(_) => Outcome::Failed,
     };
     progress.tell(&Event::Ended { activity, outcome });
@@ -166,7 +201,9 @@ fn during<T>(progress: &dyn Progress, activity: Activity, work: impl FnOnce() ->
 }
 
 fn binaries(home: &Home, progress: &dyn Progress) -> Result<Artifacts> {
-    let activity = Activity::Binary { name: String::from("guest and filesystem") };
+    let activity = Activity::Binary {
+        name: String::from("guest and filesystem"),
+    };
     during(progress, activity.clone(), || {
         let mut done = 0;
         artifacts::build(home, &mut |line| {
@@ -174,7 +211,11 @@ fn binaries(home: &Home, progress: &dyn Progress) -> Result<Artifacts> {
             if line.trim_start().starts_with("Compiling") {
                 done += 1;
                 let what = line.trim().to_owned();
-                progress.tell(&Event::Step { activity: activity.clone(), done, what });
+                progress.tell(&Event::Step {
+                    activity: activity.clone(),
+                    done,
+                    what,
+                });
             }
         })
     })
@@ -186,13 +227,22 @@ fn binaries(home: &Home, progress: &dyn Progress) -> Result<Artifacts> {
 /// When the recipe is malformed or the archive cannot give what it asks for.
 pub fn image(home: &Home, name: &ImageName, progress: &dyn Progress) -> Result<Image> {
     let recipe = Recipe::load(&home.recipes, name.as_str())?;
-    let activity = || Activity::Image { name: name.to_string() };
+    let activity = || Activity::Image {
+        name: name.to_string(),
+    };
     let began = std::cell::Cell::new(false);
     let step = |done, what: &str| {
         if !began.replace(true) {
-            progress.tell(&Event::Began { activity: activity(), steps: Some(100) });
+            progress.tell(&Event::Began {
+                activity: activity(),
+                steps: Some(100),
+            });
         }
-        progress.tell(&Event::Step { activity: activity(), done, what: what.to_owned() });
+        progress.tell(&Event::Step {
+            activity: activity(),
+            done,
+            what: what.to_owned(),
+        });
     };
     let built = image::ensure(home, &recipe, &|event| match event {
         BuildEvent::Host(event) => tell_host(progress, &event),
@@ -206,11 +256,17 @@ pub fn image(home: &Home, name: &ImageName, progress: &dyn Progress) -> Result<I
         BuildEvent::Trimming => step(70, "trimming"),
         BuildEvent::MakingFs => step(85, "making the root disk"),
         BuildEvent::Done { took } => {
-            progress.tell(&Event::Ended { activity: activity(), outcome: Outcome::Done { took } });
+            progress.tell(&Event::Ended {
+                activity: activity(),
+                outcome: Outcome::Done { took },
+            });
         }
     });
     if built.is_err() && began.get() {
-        progress.tell(&Event::Ended { activity: activity(), outcome: Outcome::Failed });
+        progress.tell(&Event::Ended {
+            activity: activity(),
+            outcome: Outcome::Failed,
+        });
     }
     built
 }
@@ -224,12 +280,21 @@ fn boot(home: &Home, image: &Image, artifacts: &Artifacts) -> Result<ImageSetup>
         format!("plugpull.postgres={}", manifest.postgres_bin),
     ];
     let root = &image.root_img;
-    let size = std::fs::metadata(root).with_context(|| format!("read the size of {}", root.display()))?.len();
+    let size = std::fs::metadata(root)
+        .with_context(|| format!("read the size of {}", root.display()))?
+        .len();
     // The root disk and the kernel follow from the image's directory, which is
     // named by the hash of all that went into it.
-    let content = vec![image.dir.display().to_string(), ContentHash::of_file(&initramfs)?.to_string()];
+    let content = vec![
+        image.dir.display().to_string(),
+        ContentHash::of_file(&initramfs)?.to_string(),
+    ];
     Ok(ImageSetup {
-        boot: Payload { kernel: image.vmlinuz.clone(), initramfs, words },
+        boot: Payload {
+            kernel: image.vmlinuz.clone(),
+            initramfs,
+            words,
+        },
         root: root.clone(),
         root_bytes: size,
         kernel: manifest.kernel_release.clone(),
@@ -247,7 +312,10 @@ fn payload_disk(home: &Home, artifacts: &Artifacts) -> Result<PathBuf> {
     };
     payload::build(
         home,
-        &[file(&artifacts.fs, "plugpull-fs"), file(&artifacts.fs_mutants, "plugpull-fs-mutants")],
+        &[
+            file(&artifacts.fs, "plugpull-fs"),
+            file(&artifacts.fs_mutants, "plugpull-fs-mutants"),
+        ],
     )
 }
 
@@ -257,7 +325,9 @@ fn templates(bed: &Testbed, cases: &[Case], progress: &dyn Progress) -> Result<(
         let disk = case.scenario.disk;
         let name = format!("{} {} {}", case.image, disk.size, disk.bus);
         if seen.insert((name.clone(), disk.unit)) && !bed.has_template(&case.image, disk)? {
-            during(progress, Activity::Template { name }, || bed.template(&case.image, disk).map(drop))?;
+            during(progress, Activity::Template { name }, || {
+                bed.template(&case.image, disk).map(drop)
+            })?;
         }
     }
     Ok(())
@@ -268,29 +338,45 @@ fn bases(bed: &Testbed, cases: &[Case], progress: &dyn Progress) -> Result<()> {
     let mut missing = BTreeMap::new();
     for case in cases {
         for kind in kinds(&case.story) {
-            let wanted = Wanted { image: &case.image, lower: &case.lower, disk: case.scenario.disk, kind };
+            let wanted = Wanted {
+                image: &case.image,
+                lower: &case.lower,
+                disk: case.scenario.disk,
+                kind,
+            };
             if !Base::exists(bed, wanted)? {
                 let name = format!("{} {} {}", case.image, case.lower.name, kind.name());
-                missing.insert((name, case.scenario.disk.size.0, case.scenario.disk.unit), wanted);
+                missing.insert(
+                    (name, case.scenario.disk.size.0, case.scenario.disk.unit),
+                    wanted,
+                );
             }
         }
     }
     let work = std::sync::Mutex::new(missing.into_iter());
-    let next = || work.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+    let next = || {
+        work.lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .next()
+    };
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..bed.guests_at_once())
             .map(|_| {
                 scope.spawn(|| -> Result<()> {
                     while let Some(((name, ..), wanted)) = next() {
-                        during(progress, Activity::Base { name }, || Base::ensure(bed, wanted).map(drop))?;
+                        during(progress, Activity::Base { name }, || {
+                            Base::ensure(bed, wanted).map(drop)
+                        })?;
                     }
                     Ok(())
                 })
             })
             .collect();
-        workers
-            .into_iter()
-            .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        workers.into_iter().try_for_each(|worker| {
+            worker
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     })
 }
 
@@ -298,7 +384,9 @@ fn bases(bed: &Testbed, cases: &[Case], progress: &dyn Progress) -> Result<()> {
 fn kinds(story: &Story) -> Vec<Kind> {
     match story {
         Story::Initdb => vec![Kind::Empty, Kind::Cluster],
-        Story::Load(_) | Story::Flakey(_) | Story::PowerCut(Cuttable::PostgresLedger(_), _) => vec![Kind::Cluster],
+        Story::Load(_) | Story::Flakey(_) | Story::PowerCut(Cuttable::PostgresLedger(_), _) => {
+            vec![Kind::Cluster]
+        }
         Story::Writers(_) | Story::PowerCut(..) | Story::Program(_) => vec![Kind::Empty],
     }
 }
@@ -311,11 +399,15 @@ struct Clock {
 
 impl Clock {
     fn new() -> Self {
-        Self { since: Instant::now(), laps: Laps::new() }
+        Self {
+            since: Instant::now(),
+            laps: Laps::new(),
+        }
     }
 
     fn lap(&mut self, name: &str) {
-        *self.laps.entry(format!("prepare: {name}")).or_default() += self.since.elapsed().as_secs_f64();
+        *self.laps.entry(format!("prepare: {name}")).or_default() +=
+            self.since.elapsed().as_secs_f64();
         self.since = Instant::now();
     }
 }

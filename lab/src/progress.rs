@@ -226,8 +226,16 @@ impl<W: Write + Send> Progress for Lines<W> {
 fn same_step(a: &Event, b: &Event) -> bool {
     match (a, b) {
         (
-            Event::Step { activity: a, what: before, .. },
-            Event::Step { activity: b, what: after, .. },
+            Event::Step {
+                activity: a,
+                what: before,
+                ..
+            },
+            Event::Step {
+                activity: b,
+                what: after,
+                ..
+            },
         ) => a == b && before == after,
         _ => false,
     }

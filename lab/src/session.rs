@@ -100,9 +100,18 @@ impl<'a> Session<'a> {
         });
         let root = bed.image(opening.image)?.root.clone();
         let payload = bed.setup().payload.clone();
-        let media = [Medium::File(root), Medium::File(payload), Medium::Nbd(client.as_fd())];
-        let guest =
-            template.clone_guest(&bed.setup().qemu, &media, opening.logs, promises, bed.slowness())?;
+        let media = [
+            Medium::File(root),
+            Medium::File(payload),
+            Medium::Nbd(client.as_fd()),
+        ];
+        let guest = template.clone_guest(
+            &bed.setup().qemu,
+            &media,
+            opening.logs,
+            promises,
+            bed.slowness(),
+        )?;
         drop(client);
         let session = Self {
             bed,
@@ -117,7 +126,13 @@ impl<'a> Session<'a> {
         session.ask(Request::AttachPayload, QUICK)?;
         if opening.spec.cache == crate::scenario::Cache::None {
             let device = session.device.clone();
-            session.ask(Request::SetWriteCache { device, volatile: false }, QUICK)?;
+            session.ask(
+                Request::SetWriteCache {
+                    device,
+                    volatile: false,
+                },
+                QUICK,
+            )?;
         }
         Ok(session)
     }
@@ -152,7 +167,9 @@ impl<'a> Session<'a> {
     /// # Errors
     /// The guest's refusal or trouble.
     pub fn ask(&self, request: Request, timeout: Duration) -> Result<(), Trouble> {
-        self.guest.request(request, self.bed.scale(timeout)).map(drop)
+        self.guest
+            .request(request, self.bed.scale(timeout))
+            .map(drop)
     }
 
     /// Run a workload or checker to its end.
@@ -177,7 +194,10 @@ impl<'a> Session<'a> {
     /// # Errors
     /// The guest's refusal or trouble.
     pub fn finish(&self, pending: Pending, timeout: Duration) -> Result<Observation> {
-        match self.guest.answer(pending, "the workload", self.bed.scale(timeout))? {
+        match self
+            .guest
+            .answer(pending, "the workload", self.bed.scale(timeout))?
+        {
             Reply::Observed(observation) => Ok(observation),
             other => bail!("the guest answered a workload with {other:?}"),
         }
@@ -195,7 +215,14 @@ impl<'a> Session<'a> {
     /// The guest's refusal or trouble.
     pub fn mkfs(&self, lower: &Lower) -> Result<(), Trouble> {
         let (fs, args) = (lower.fs.name().to_owned(), lower.mkfs.clone());
-        self.ask(Request::Mkfs { device: self.device.clone(), fs, args }, Duration::from_secs(180))
+        self.ask(
+            Request::Mkfs {
+                device: self.device.clone(),
+                fs,
+                args,
+            },
+            Duration::from_secs(180),
+        )
     }
 
     /// Mount the lower filesystem.
@@ -222,13 +249,26 @@ impl<'a> Session<'a> {
     pub fn mount(&mut self, mount: &Mount) -> Result<&'static str, Trouble> {
         let argv = match &mount.server {
             Server::Native => return Ok(LOWER),
-            Server::PlugpullFs { mutant, threads, options } => plugpull_fs(*mutant, *threads, options),
-            Server::Program { run, .. } => {
-                run.filled(&[("lower", LOWER), ("mount", MOUNT), ("device", "/dev/disk/by-id/data")])
-            }
+            Server::PlugpullFs {
+                mutant,
+                threads,
+                options,
+            } => plugpull_fs(*mutant, *threads, options),
+            Server::Program { run, .. } => run.filled(&[
+                ("lower", LOWER),
+                ("mount", MOUNT),
+                ("device", "/dev/disk/by-id/data"),
+            ]),
         };
         let timeout_ms = self.timeout_ms(MOUNT_TIMEOUT);
-        self.ask(Request::Serve { argv, at: MOUNT.to_owned(), timeout_ms }, MOUNT_TIMEOUT * 2)?;
+        self.ask(
+            Request::Serve {
+                argv,
+                at: MOUNT.to_owned(),
+                timeout_ms,
+            },
+            MOUNT_TIMEOUT * 2,
+        )?;
         self.mounted.push(MOUNT);
         Ok(MOUNT)
     }
@@ -252,13 +292,26 @@ impl<'a> Session<'a> {
         while !self.mounted.is_empty() {
             self.unmount_last()?;
         }
-        self.ask(Request::FlushDevice { device: self.device.clone() }, UNMOUNT_TIMEOUT)
+        self.ask(
+            Request::FlushDevice {
+                device: self.device.clone(),
+            },
+            UNMOUNT_TIMEOUT,
+        )
     }
 
     fn unmount_last(&mut self) -> Result<(), Trouble> {
-        let Some(at) = self.mounted.last().copied() else { return Ok(()) };
+        let Some(at) = self.mounted.last().copied() else {
+            return Ok(());
+        };
         let timeout_ms = self.timeout_ms(UNMOUNT_TIMEOUT);
-        self.ask(Request::Unmount { at: at.to_owned(), timeout_ms }, UNMOUNT_TIMEOUT * 2)?;
+        self.ask(
+            Request::Unmount {
+                at: at.to_owned(),
+                timeout_ms,
+            },
+            UNMOUNT_TIMEOUT * 2,
+        )?;
         self.mounted.pop();
         Ok(())
     }
@@ -268,7 +321,11 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When something is mounted or the log cannot be made.
     pub fn swap(&mut self, view: View, log: &Path) -> Result<()> {
-        anyhow::ensure!(self.mounted.is_empty(), "{:?} are still mounted", self.mounted);
+        anyhow::ensure!(
+            self.mounted.is_empty(),
+            "{:?} are still mounted",
+            self.mounted
+        );
         self.disk.swap(view, log)?;
         let device = self.device.clone();
         self.ask(Request::FlushDevice { device }, QUICK)?;
@@ -280,7 +337,12 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When QEMU cannot be ended.
     pub fn pull_the_plug(self) -> Result<Disk> {
-        let Self { guest, server, disk, .. } = self;
+        let Self {
+            guest,
+            server,
+            disk,
+            ..
+        } = self;
         guest.pull_the_plug()?;
         drop(server);
         Ok(disk)
@@ -293,7 +355,12 @@ impl<'a> Session<'a> {
     pub fn power_off(mut self) -> Result<Disk> {
         self.unmount_all()?;
         let timeout = self.bed.scale(UNMOUNT_TIMEOUT);
-        let Self { guest, server, disk, .. } = self;
+        let Self {
+            guest,
+            server,
+            disk,
+            ..
+        } = self;
         guest.power_off(timeout)?;
         drop(server);
         Ok(disk)
@@ -301,9 +368,20 @@ impl<'a> Session<'a> {
 }
 
 /// The command line of our own filesystem in a guest.
-fn plugpull_fs(mutant: Option<Mutant>, threads: Option<std::num::NonZeroU32>, options: &str) -> Vec<String> {
-    let binary = if mutant.is_some() { "plugpull-fs-mutants" } else { "plugpull-fs" };
-    let mut argv = vec![format!("/mnt/payload/{binary}"), String::from("--foreground")];
+fn plugpull_fs(
+    mutant: Option<Mutant>,
+    threads: Option<std::num::NonZeroU32>,
+    options: &str,
+) -> Vec<String> {
+    let binary = if mutant.is_some() {
+        "plugpull-fs-mutants"
+    } else {
+        "plugpull-fs"
+    };
+    let mut argv = vec![
+        format!("/mnt/payload/{binary}"),
+        String::from("--foreground"),
+    ];
     if let Some(mutant) = mutant {
         argv.extend([String::from("--mutant"), mutant.name().to_owned()]);
     }

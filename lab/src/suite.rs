@@ -63,12 +63,14 @@ pub fn load(home: &Home, file: Option<&std::path::Path>) -> Result<Vec<Loaded>> 
         .with_context(|| format!("list the images in {}", home.recipes.display()))?;
     match file {
         Some(file) => {
-            let loaded = scenario::load_file(file, &images).with_context(|| format!("read {}", file.display()))?;
+            let loaded = scenario::load_file(file, &images)
+                .with_context(|| format!("read {}", file.display()))?;
             Ok(vec![loaded])
         }
         None => {
             let dir = home.root.join("tests/scenarios");
-            scenario::load_dir(&dir, &images).with_context(|| format!("list the scenarios in {}", dir.display()))
+            scenario::load_dir(&dir, &images)
+                .with_context(|| format!("list the scenarios in {}", dir.display()))
         }
     }
 }
@@ -82,7 +84,10 @@ pub fn tests(loaded: Vec<Loaded>, profile: Profile) -> Vec<Test> {
                 let cases = Arc::new(scenario).cases(profile);
                 tests.extend(cases.into_iter().map(|case| Test::Case(Box::new(case))));
             }
-            Err(bad) => tests.push(Test::Malformed { name: file.name, bad: Box::new(bad) }),
+            Err(bad) => tests.push(Test::Malformed {
+                name: file.name,
+                bad: Box::new(bad),
+            }),
         }
     }
     tests
@@ -97,7 +102,8 @@ pub fn listed() -> Result<Vec<Test>> {
     let home = Home::find()?;
     let Ok(run) = announced() else {
         let profile = match std::env::var(PROFILE_VARIABLE) {
-            Ok(name) => scenario::Named::from_name(&name).with_context(|| format!("there is no profile {name:?}"))?,
+            Ok(name) => scenario::Named::from_name(&name)
+                .with_context(|| format!("there is no profile {name:?}"))?,
             Err(_) => Profile::Smoke,
         };
         return Ok(tests(load(&home, None)?, profile));
@@ -134,7 +140,11 @@ pub fn run(test: &Test) -> Result<Ran> {
     if result.verdict == Verdict::Pass && !setup.keep {
         remove_bulk(dir.path())?;
     }
-    Ok(Ran { result, artefacts: dir.path().to_owned(), seed: setup.seed })
+    Ok(Ran {
+        result,
+        artefacts: dir.path().to_owned(),
+        seed: setup.seed,
+    })
 }
 
 /// A test that ran.
@@ -159,7 +169,13 @@ fn rerun(name: &str, seed: u64) -> String {
     format!("cargo xtask test-vm '{name}' --seed {seed} --keep")
 }
 
-fn evidence(case: &Case, outcome: Outcome, infra: Option<String>, start: Instant, setup: &Setup) -> ScenarioResult {
+fn evidence(
+    case: &Case,
+    outcome: Outcome,
+    infra: Option<String>,
+    start: Instant,
+    setup: &Setup,
+) -> ScenarioResult {
     let planned = Planned::from(case);
     // An oracle that was named and never asked proves nothing. A control may
     // end as soon as it is caught.
@@ -211,12 +227,20 @@ pub fn check(test: &Test) -> Result<ScenarioResult> {
     if ran.result.verdict == Verdict::Pass {
         return Ok(ran.result);
     }
-    let mut text = format!("{}: {}", ran.result.verdict, ran.result.because.as_deref().unwrap_or("no reason given"));
+    let mut text = format!(
+        "{}: {}",
+        ran.result.verdict,
+        ran.result.because.as_deref().unwrap_or("no reason given")
+    );
     for failure in ran.result.failures.iter().take(10) {
         text.push_str(&format!("\n  {}: {}", failure.oracle, failure.detail));
     }
     if let more @ 1.. = ran.result.failures.len().saturating_sub(10) {
         text.push_str(&format!("\n  and {more} more in the report"));
     }
-    bail!("{text}\n  artefacts: {}\n  again:     {}", ran.artefacts.display(), ran.rerun());
+    bail!(
+        "{text}\n  artefacts: {}\n  again:     {}",
+        ran.artefacts.display(),
+        ran.rerun()
+    );
 }

@@ -114,7 +114,9 @@ impl Testbed {
     /// # Errors
     /// When the locks cannot be made.
     pub fn new(home: Home, setup: Setup) -> Result<Self> {
-        let cores = std::thread::available_parallelism().context("count the processors")?.get();
+        let cores = std::thread::available_parallelism()
+            .context("count the processors")?
+            .get();
         let slots = Slots::new(&home.cache.join("slots"), cores)?;
         Ok(Self { home, setup, slots })
     }
@@ -134,7 +136,10 @@ impl Testbed {
     /// # Errors
     /// When the run did not prepare it.
     pub fn image(&self, name: &ImageName) -> Result<&ImageSetup> {
-        self.setup.images.get(name).with_context(|| format!("the image {name} was not prepared for this run"))
+        self.setup
+            .images
+            .get(name)
+            .with_context(|| format!("the image {name} was not prepared for this run"))
     }
 
     /// How many times slower than the reference this host is.
@@ -191,11 +196,27 @@ impl Testbed {
             memory_mib: MEMORY_MIB,
             disks: vec![
                 disk_shape("root", Bus::Virtio, image.root_bytes, 512, true),
-                disk_shape("payload", Bus::Virtio, plugpull_vm::payload::SIZE, 512, true),
-                disk_shape(crate::session::DATA, bus(disk.bus), disk.size.0, disk.unit, false),
+                disk_shape(
+                    "payload",
+                    Bus::Virtio,
+                    plugpull_vm::payload::SIZE,
+                    512,
+                    true,
+                ),
+                disk_shape(
+                    crate::session::DATA,
+                    bus(disk.bus),
+                    disk.size.0,
+                    disk.unit,
+                    false,
+                ),
             ],
         };
-        let media = [Medium::File(image.root.clone()), Medium::File(self.setup.payload.clone()), Medium::Null];
+        let media = [
+            Medium::File(image.root.clone()),
+            Medium::File(self.setup.payload.clone()),
+            Medium::Null,
+        ];
         then(&Plan {
             qemu: &self.setup.qemu,
             shape: &shape,
@@ -216,15 +237,31 @@ impl Testbed {
                 scenario::Cache::Volatile => Honesty::Volatile,
                 scenario::Cache::LiesOnFlush => Honesty::LiesOnFlush,
             },
-            unit: if disk.unit == 512 { AtomicUnit::U512 } else { AtomicUnit::U4096 },
+            unit: if disk.unit == 512 {
+                AtomicUnit::U512
+            } else {
+                AtomicUnit::U4096
+            },
             seed: Seed(seed),
             record,
         }
     }
 }
 
-fn disk_shape(serial: &str, bus: Bus, bytes: u64, physical_block: u32, read_only: bool) -> DiskShape {
-    DiskShape { serial: serial.to_owned(), bus, bytes, physical_block, read_only }
+fn disk_shape(
+    serial: &str,
+    bus: Bus,
+    bytes: u64,
+    physical_block: u32,
+    read_only: bool,
+) -> DiskShape {
+    DiskShape {
+        serial: serial.to_owned(),
+        bus,
+        bytes,
+        physical_block,
+        read_only,
+    }
 }
 
 fn bus(bus: scenario::Bus) -> Bus {

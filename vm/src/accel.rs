@@ -80,7 +80,8 @@ impl Verdict {
 /// # Errors
 /// When the wish is KVM and KVM does not boot a kernel; when even TCG does not.
 pub fn choose(qemu: &Qemu, payload: &Payload, wish: Wish, dir: &Path) -> Result<Verdict> {
-    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read this boot's id")?;
+    let boot_id =
+        fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read this boot's id")?;
     let boot_id = boot_id.trim().to_owned();
     let name = match wish {
         Wish::Auto | Wish::Kvm => "auto",
@@ -89,7 +90,9 @@ pub fn choose(qemu: &Qemu, payload: &Payload, wish: Wish, dir: &Path) -> Result<
     let path = dir.join(format!("accelerator-{name}-{}.json", qemu.version));
     fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
     let _lock = FileLock::exclusive(&dir.join("accelerator.lock"), LOCK_DEADLINE)?;
-    let cached = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Verdict>(&text).ok());
+    let cached = fs::read(&path)
+        .ok()
+        .and_then(|text| serde_json::from_slice::<Verdict>(&text).ok());
     let verdict = match cached.filter(|cached| cached.boot_id == boot_id) {
         Some(verdict) => verdict,
         None => {
@@ -104,7 +107,13 @@ pub fn choose(qemu: &Qemu, payload: &Payload, wish: Wish, dir: &Path) -> Result<
     Ok(verdict)
 }
 
-fn probe(qemu: &Qemu, payload: &Payload, wish: Wish, dir: &Path, boot_id: String) -> Result<Verdict> {
+fn probe(
+    qemu: &Qemu,
+    payload: &Payload,
+    wish: Wish,
+    dir: &Path,
+    boot_id: String,
+) -> Result<Verdict> {
     let kvm = match wish {
         Wish::Tcg => Err(String::from("TCG was asked for")),
         Wish::Auto | Wish::Kvm => probe_kvm(qemu, payload, dir),
@@ -119,7 +128,12 @@ fn probe(qemu: &Qemu, payload: &Payload, wish: Wish, dir: &Path, boot_id: String
         Err(reason) => {
             let took = boot(qemu, payload, Accel::Tcg, TCG_DEADLINE, dir)
                 .context("even without hardware virtualisation no kernel boots here")?;
-            Ok(Verdict { kvm: false, reason, probe_ms: u64::try_from(took.as_millis())?, boot_id })
+            Ok(Verdict {
+                kvm: false,
+                reason,
+                probe_ms: u64::try_from(took.as_millis())?,
+                boot_id,
+            })
         }
     }
 }
@@ -132,7 +146,10 @@ fn probe_kvm(qemu: &Qemu, payload: &Payload, dir: &Path) -> Result<Duration, Str
     boot(qemu, payload, Accel::Kvm, KVM_DEADLINE, dir).map_err(|error| {
         let why = match error.downcast_ref::<Trouble>() {
             Some(Trouble::Hung { phase, after, .. }) => {
-                format!("was still in phase {phase} after {:.0} s", after.as_secs_f64())
+                format!(
+                    "was still in phase {phase} after {:.0} s",
+                    after.as_secs_f64()
+                )
             }
             Some(Trouble::Ended { phase, reason, .. }) => {
                 let said = fs::read_to_string(dir.join("probe-kvm/qemu.log")).unwrap_or_default();
@@ -145,8 +162,19 @@ fn probe_kvm(qemu: &Qemu, payload: &Payload, dir: &Path) -> Result<Duration, Str
     })
 }
 
-fn boot(qemu: &Qemu, payload: &Payload, accel: Accel, deadline: Duration, dir: &Path) -> Result<Duration> {
-    let shape = Shape { accel, cpus: 1, memory_mib: 512, disks: Vec::new() };
+fn boot(
+    qemu: &Qemu,
+    payload: &Payload,
+    accel: Accel,
+    deadline: Duration,
+    dir: &Path,
+) -> Result<Duration> {
+    let shape = Shape {
+        accel,
+        cpus: 1,
+        memory_mib: 512,
+        disks: Vec::new(),
+    };
     let mut payload = payload.clone();
     payload.words.push(String::from("plugpull.probe"));
     let logs = dir.join(format!("probe-{accel}"));

@@ -94,11 +94,20 @@ const PATTERNS: &[(&str, FaultKind)] = &[
 /// Recognise trouble in one line of the console.
 pub fn recognise(line: &str) -> Option<Fault> {
     // Programs may print anything; kernel messages carry a time stamp.
-    let after_stamp = line.trim_start().strip_prefix('[').and_then(|rest| rest.split_once("] "));
+    let after_stamp = line
+        .trim_start()
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("] "));
     let (stamp, message) = after_stamp?;
     stamp.trim().parse::<f64>().ok()?;
-    let kind = PATTERNS.iter().find(|(pattern, _)| message.contains(pattern))?.1;
-    Some(Fault { kind, line: line.trim().to_owned() })
+    let kind = PATTERNS
+        .iter()
+        .find(|(pattern, _)| message.contains(pattern))?
+        .1;
+    Some(Fault {
+        kind,
+        line: line.trim().to_owned(),
+    })
 }
 
 /// Read the console to its end into a file and the monitor.
@@ -121,11 +130,18 @@ pub(crate) fn watch(console: UnixStream, mut log: File, monitor: &Arc<Monitor>) 
         }
         let line = String::from_utf8_lossy(&raw).trim_end().to_owned();
         monitor.update(|state| {
-            state.reached(if line.starts_with("plugpull-init:") { Phase::Init } else { Phase::Kernel });
+            state.reached(if line.starts_with("plugpull-init:") {
+                Phase::Init
+            } else {
+                Phase::Kernel
+            });
             if let Some(fault) = recognise(&line) {
                 tracing::warn!(%fault, "console");
                 // The first fatal fault is the cause; the worst one otherwise.
-                let keep = state.fault.as_ref().is_some_and(|old| old.is_fatal() || old.kind >= fault.kind);
+                let keep = state
+                    .fault
+                    .as_ref()
+                    .is_some_and(|old| old.is_fatal() || old.kind >= fault.kind);
                 if !keep {
                     state.fault = Some(fault.clone());
                 }
@@ -146,14 +162,38 @@ mod tests {
 
     #[test]
     fn kernel_trouble_is_recognised() {
-        check("[    5.1] Kernel panic - not syncing: sysrq triggered crash", Some(FaultKind::Panic));
-        check("[  130.9] INFO: task sync:99 blocked for more than 60 seconds.", Some(FaultKind::HungTask));
-        check("[   50.0] watchdog: BUG: soft lockup - CPU#1 stuck for 26s! [x:1]", Some(FaultKind::SoftLockup));
-        check("[   21.3] rcu: INFO: rcu_preempt self-detected stall on CPU", Some(FaultKind::RcuStall));
-        check("[    9.9] Out of memory: Killed process 87 (hog) total-vm:1", Some(FaultKind::OutOfMemory));
-        check("[    3.0] Oops: 0002 [#1] PREEMPT SMP NOPTI", Some(FaultKind::Oops));
-        check("[    3.0] BUG: kernel NULL pointer dereference, address: 0", Some(FaultKind::Bug));
-        check("[    3.0] WARNING: CPU: 0 PID: 1 at fs/x.c:1 f+0x1/0x2", Some(FaultKind::Warning));
+        check(
+            "[    5.1] Kernel panic - not syncing: sysrq triggered crash",
+            Some(FaultKind::Panic),
+        );
+        check(
+            "[  130.9] INFO: task sync:99 blocked for more than 60 seconds.",
+            Some(FaultKind::HungTask),
+        );
+        check(
+            "[   50.0] watchdog: BUG: soft lockup - CPU#1 stuck for 26s! [x:1]",
+            Some(FaultKind::SoftLockup),
+        );
+        check(
+            "[   21.3] rcu: INFO: rcu_preempt self-detected stall on CPU",
+            Some(FaultKind::RcuStall),
+        );
+        check(
+            "[    9.9] Out of memory: Killed process 87 (hog) total-vm:1",
+            Some(FaultKind::OutOfMemory),
+        );
+        check(
+            "[    3.0] Oops: 0002 [#1] PREEMPT SMP NOPTI",
+            Some(FaultKind::Oops),
+        );
+        check(
+            "[    3.0] BUG: kernel NULL pointer dereference, address: 0",
+            Some(FaultKind::Bug),
+        );
+        check(
+            "[    3.0] WARNING: CPU: 0 PID: 1 at fs/x.c:1 f+0x1/0x2",
+            Some(FaultKind::Warning),
+        );
     }
 
     #[test]
@@ -165,7 +205,10 @@ mod tests {
 
     #[test]
     fn slowness_is_not_fatal() {
-        let fault = |kind| Fault { kind, line: String::new() };
+        let fault = |kind| Fault {
+            kind,
+            line: String::new(),
+        };
         assert!(!fault(FaultKind::RcuStall).is_fatal());
         assert!(!fault(FaultKind::SoftLockup).is_fatal());
         assert!(fault(FaultKind::HungTask).is_fatal());

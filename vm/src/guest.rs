@@ -49,7 +49,10 @@ impl Payload {
         // `quiet` with a console level of 5 shows warnings and worse; panic=-1
         // with -no-reboot ends QEMU at once.
         let fixed = "console=ttyS0 loglevel=5 panic=-1 oops=panic random.trust_cpu=on tsc=reliable no_timer_check";
-        std::iter::once(fixed).chain(self.words.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
+        std::iter::once(fixed)
+            .chain(self.words.iter().map(String::as_str))
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 }
 
@@ -84,8 +87,10 @@ impl Guest {
     pub(crate) fn start(start: Start<'_>) -> Result<Self> {
         let (serial, serial_qemu) = UnixStream::pair().context("make the console's socket pair")?;
         let (qmp, qmp_qemu) = UnixStream::pair().context("make the monitor's socket pair")?;
-        let (to_host, to_host_qemu) = UnixStream::pair().context("make the channel's socket pair")?;
-        let (to_guest, to_guest_qemu) = UnixStream::pair().context("make the channel's socket pair")?;
+        let (to_host, to_host_qemu) =
+            UnixStream::pair().context("make the channel's socket pair")?;
+        let (to_guest, to_guest_qemu) =
+            UnixStream::pair().context("make the channel's socket pair")?;
         // QEMU gets a descriptor of its own for each NBD disk; the caller's
         // stays the caller's.
         let nbd = start
@@ -121,12 +126,21 @@ impl Guest {
             incoming: start.incoming,
         }
         .arguments();
-        std::fs::create_dir_all(start.logs).with_context(|| format!("make {}", start.logs.display()))?;
+        std::fs::create_dir_all(start.logs)
+            .with_context(|| format!("make {}", start.logs.display()))?;
         let create = |name: &str| {
             let path = start.logs.join(name);
-            File::options().append(true).create(true).open(&path).with_context(|| format!("make {}", path.display()))
+            File::options()
+                .append(true)
+                .create(true)
+                .open(&path)
+                .with_context(|| format!("make {}", path.display()))
         };
-        let mut command = start.qemu.command().args(&arguments).stderr_file(create("qemu.log")?);
+        let mut command = start
+            .qemu
+            .command()
+            .args(&arguments)
+            .stderr_file(create("qemu.log")?);
         for fd in [serial_qemu, qmp_qemu, to_host_qemu, to_guest_qemu] {
             command = command.inherit(OwnedFd::from(fd));
         }
@@ -138,9 +152,13 @@ impl Guest {
         let to_guest = Arc::new(Mutex::new(to_guest));
         let mut readers = Vec::new();
         let log = create("console.log")?;
-        readers.push(reader("console", &monitor, move |monitor| console::watch(serial, log, monitor))?);
+        readers.push(reader("console", &monitor, move |monitor| {
+            console::watch(serial, log, monitor)
+        })?);
         let events = qmp.try_clone()?;
-        readers.push(reader("qmp", &monitor, move |monitor| qmp::watch(events, monitor))?);
+        readers.push(reader("qmp", &monitor, move |monitor| {
+            qmp::watch(events, monitor)
+        })?);
         let answers = Arc::clone(&to_guest);
         let promises = start.promises;
         readers.push(reader("channel", &monitor, move |monitor| {
@@ -168,14 +186,20 @@ impl Guest {
 
     /// Wait for the agent's hello.
     pub(crate) fn hello(&self, timeout: Duration) -> Result<Hello, Trouble> {
-        self.monitor.wait("hello of the agent", timeout, |state| state.hello.clone())
+        self.monitor
+            .wait("hello of the agent", timeout, |state| state.hello.clone())
     }
 
     /// Wait until the console has shown a line with this text.
     pub(crate) fn console_shows(&self, text: &str, timeout: Duration) -> Result<(), Trouble> {
-        self.monitor.wait(&format!("line {text:?} on the console"), timeout, |state| {
-            state.console.iter().any(|line| line.contains(text)).then_some(())
-        })
+        self.monitor
+            .wait(&format!("line {text:?} on the console"), timeout, |state| {
+                state
+                    .console
+                    .iter()
+                    .any(|line| line.contains(text))
+                    .then_some(())
+            })
     }
 
     /// Ask the guest for something and wait for the answer.
@@ -202,10 +226,18 @@ impl Guest {
     }
 
     /// Wait for the answer to a request that was sent.
-    pub fn answer(&self, pending: Pending, what: &str, timeout: Duration) -> Result<Reply, Trouble> {
+    pub fn answer(
+        &self,
+        pending: Pending,
+        what: &str,
+        timeout: Duration,
+    ) -> Result<Reply, Trouble> {
         let short: String = what.chars().take(120).collect();
-        let reply =
-            self.monitor.wait(&format!("answer to {short}"), timeout, |state| state.replies.remove(&pending.0))?;
+        let reply = self
+            .monitor
+            .wait(&format!("answer to {short}"), timeout, |state| {
+                state.replies.remove(&pending.0)
+            })?;
         Ok(reply?)
     }
 
@@ -226,10 +258,23 @@ impl Guest {
                 return Ok(());
             }
             let left = deadline.saturating_duration_since(std::time::Instant::now());
-            match self.monitor.wait(what, left.min(Duration::from_millis(100)), |_| None::<()>) {
-                Err(Trouble::Hung { phase, waited_for, console, .. }) => {
+            match self
+                .monitor
+                .wait(what, left.min(Duration::from_millis(100)), |_| None::<()>)
+            {
+                Err(Trouble::Hung {
+                    phase,
+                    waited_for,
+                    console,
+                    ..
+                }) => {
                     if left.is_zero() {
-                        return Err(Trouble::Hung { phase, waited_for, after: timeout, console });
+                        return Err(Trouble::Hung {
+                            phase,
+                            waited_for,
+                            after: timeout,
+                            console,
+                        });
                     }
                 }
                 Err(trouble) => return Err(trouble),
@@ -257,11 +302,17 @@ impl Guest {
     /// Write everything back, power off, and wait for QEMU's end.
     pub fn power_off(mut self, timeout: Duration) -> Result<(), Trouble> {
         self.send(Request::PowerOff)?;
-        let reason = self.monitor.wait("power-off", timeout, |state| state.ended.clone())?;
+        let reason = self
+            .monitor
+            .wait("power-off", timeout, |state| state.ended.clone())?;
         if !reason.starts_with("shutdown") {
-            return Err(Trouble::Host(format!("the guest did not power off: {reason}")));
+            return Err(Trouble::Host(format!(
+                "the guest did not power off: {reason}"
+            )));
         }
-        self.child.wait(timeout).map_err(|error| Trouble::Host(format!("wait for QEMU's end: {error}")))?;
+        self.child
+            .wait(timeout)
+            .map_err(|error| Trouble::Host(format!("wait for QEMU's end: {error}")))?;
         Ok(())
     }
 

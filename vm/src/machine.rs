@@ -107,25 +107,37 @@ impl Machine<'_> {
     /// QEMU's arguments, without the program.
     pub(crate) fn arguments(&self) -> Vec<String> {
         let mut args = Args::default();
-        args.flag("-nodefaults").flag("-no-user-config").flag("-no-reboot");
+        args.flag("-nodefaults")
+            .flag("-no-user-config")
+            .flag("-no-reboot");
         args.pair("-display", "none");
-        args.pair("-machine", "q35,memory-backend=ram,hpet=off,vmport=off,usb=off");
+        args.pair(
+            "-machine",
+            "q35,memory-backend=ram,hpet=off,vmport=off,usb=off",
+        );
         match self.shape.accel {
             Accel::Kvm => args.pair("-accel", "kvm").pair("-cpu", "host"),
-            Accel::Tcg => args.pair("-accel", "tcg,thread=multi,tb-size=512").pair("-cpu", "max"),
+            Accel::Tcg => args
+                .pair("-accel", "tcg,thread=multi,tb-size=512")
+                .pair("-cpu", "max"),
         };
         args.pair("-smp", self.shape.cpus.to_string());
         args.pair("-m", format!("{}M", self.shape.memory_mib));
         args.pair("-object", self.memory_object());
-        args.channel("serial", &self.serial).pair("-serial", "chardev:serial");
-        args.channel("qmp", &self.qmp).pair("-mon", "chardev=qmp,mode=control");
+        args.channel("serial", &self.serial)
+            .pair("-serial", "chardev:serial");
+        args.channel("qmp", &self.qmp)
+            .pair("-mon", "chardev=qmp,mode=control");
         args.pair("-device", "virtio-serial-pci,id=ports");
         for (id, fd, name) in [
             ("to-host", &self.to_host, plugpull_protocol::PORT_TO_HOST),
             ("to-guest", &self.to_guest, plugpull_protocol::PORT_TO_GUEST),
         ] {
             args.channel(id, fd);
-            args.pair("-device", format!("virtserialport,bus=ports.0,chardev={id},name={name}"));
+            args.pair(
+                "-device",
+                format!("virtserialport,bus=ports.0,chardev={id},name={name}"),
+            );
         }
         args.pair("-device", "pvpanic-pci");
         for (index, (shape, medium)) in self.shape.disks.iter().zip(self.media).enumerate() {
@@ -145,10 +157,16 @@ impl Machine<'_> {
         match &self.memory {
             MemoryFile::Anonymous => format!("memory-backend-ram,id=ram,size={size}M"),
             MemoryFile::Shared(file) => {
-                format!("memory-backend-file,id=ram,size={size}M,mem-path={},share=on", comma(&path(file)))
+                format!(
+                    "memory-backend-file,id=ram,size={size}M,mem-path={},share=on",
+                    comma(&path(file))
+                )
             }
             MemoryFile::Private(file) => {
-                format!("memory-backend-file,id=ram,size={size}M,mem-path={},share=off", comma(&path(file)))
+                format!(
+                    "memory-backend-file,id=ram,size={size}M,mem-path={},share=off",
+                    comma(&path(file))
+                )
             }
         }
     }
@@ -178,14 +196,22 @@ impl Args {
         let read_only = if shape.read_only { "on" } else { "off" };
         let node = match medium {
             // Images are never changed, so clones share them without locks.
-            Medium::File(file) => format!("driver=file,filename={},locking=off", comma(&path(file))),
+            Medium::File(file) => {
+                format!("driver=file,filename={},locking=off", comma(&path(file)))
+            }
             Medium::Null => format!("driver=null-co,size={},read-zeroes=on", shape.bytes),
             // QEMU's default hides discards; a disk that records wants them.
             Medium::Nbd(fd) => {
-                format!("driver=nbd,server.type=fd,server.str={},discard=unmap", fd.as_raw_fd())
+                format!(
+                    "driver=nbd,server.type=fd,server.str={},discard=unmap",
+                    fd.as_raw_fd()
+                )
             }
         };
-        self.pair("-blockdev", format!("{node},node-name=disk{index},read-only={read_only}"));
+        self.pair(
+            "-blockdev",
+            format!("{node},node-name=disk{index},read-only={read_only}"),
+        );
         // `werror` would otherwise pause the machine on ENOSPC.
         let common = format!(
             "drive=disk{index},serial={},logical_block_size=512,physical_block_size={},write-cache=on",
@@ -250,7 +276,11 @@ mod tests {
 
     #[test]
     fn a_comma_in_a_path_is_doubled() {
-        let args = arguments(Medium::File("/a,b".into()), MemoryFile::Private("/m,n".into())).join(" ");
+        let args = arguments(
+            Medium::File("/a,b".into()),
+            MemoryFile::Private("/m,n".into()),
+        )
+        .join(" ");
         assert!(args.contains("filename=/a,,b,locking=off"), "{args}");
         assert!(args.contains("mem-path=/m,,n,share=off"), "{args}");
     }

@@ -155,17 +155,38 @@ impl Monitor {
             }
             let console = || state.console.iter().cloned().collect::<Vec<_>>();
             if let Some(fault) = state.fault.clone().filter(Fault::is_fatal) {
-                return Err(Trouble::Kernel { phase: state.phase, fault, console: console() });
+                return Err(Trouble::Kernel {
+                    phase: state.phase,
+                    fault,
+                    console: console(),
+                });
             }
             if let Some(reason) = state.ended.clone().or_else(|| state.channel_error.clone()) {
                 let (phase, waited_for) = (state.phase, waited_for.to_owned());
-                return Err(Trouble::Ended { phase, waited_for, reason, console: console() });
+                return Err(Trouble::Ended {
+                    phase,
+                    waited_for,
+                    reason,
+                    console: console(),
+                });
             }
-            let Some(left) = timeout.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) else {
+            let Some(left) = timeout
+                .checked_sub(start.elapsed())
+                .filter(|left| !left.is_zero())
+            else {
                 let (phase, waited_for) = (state.phase, waited_for.to_owned());
-                return Err(Trouble::Hung { phase, waited_for, after: timeout, console: console() });
+                return Err(Trouble::Hung {
+                    phase,
+                    waited_for,
+                    after: timeout,
+                    console: console(),
+                });
             };
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 }

@@ -100,14 +100,16 @@ impl Template {
         if let Some(template) = Self::open(&dir, plan)? {
             return Ok(template);
         }
-        fs::create_dir_all(plan.templates).with_context(|| format!("make {}", plan.templates.display()))?;
+        fs::create_dir_all(plan.templates)
+            .with_context(|| format!("make {}", plan.templates.display()))?;
         let lock = plan.templates.join(format!("{}.lock", plan.key()));
         let _lock = FileLock::exclusive(&lock, LOCK_DEADLINE)?;
         if let Some(template) = Self::open(&dir, plan)? {
             return Ok(template);
         }
         cache::publish_dir(&dir, |making| Self::make(plan, making))?;
-        Self::open(&dir, plan)?.with_context(|| format!("the template {} has just been made", dir.display()))
+        Self::open(&dir, plan)?
+            .with_context(|| format!("the template {} has just been made", dir.display()))
     }
 
     /// The template of a plan, if it has been made.
@@ -125,8 +127,14 @@ impl Template {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
-        let saved = serde_json::from_slice(&text).with_context(|| format!("{} is malformed", path.display()))?;
-        Ok(Some(Self { dir: dir.to_owned(), shape: plan.shape.clone(), payload: plan.payload.clone(), saved }))
+        let saved = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is malformed", path.display()))?;
+        Ok(Some(Self {
+            dir: dir.to_owned(),
+            shape: plan.shape.clone(),
+            payload: plan.payload.clone(),
+            saved,
+        }))
     }
 
     fn make(plan: &Plan<'_>, dir: &Path) -> Result<()> {
@@ -202,10 +210,14 @@ impl Template {
         // capability is set, and fail.
         set_capabilities(&guest)?;
         let uri = format!("file:{}", self.dir.join("devices").display());
-        guest.qmp().command("migrate-incoming", json!({ "uri": uri }))?;
+        guest
+            .qmp()
+            .command("migrate-incoming", json!({ "uri": uri }))?;
         guest.qmp().migrated(MIGRATE_DEADLINE)?;
         guest.qmp().command("cont", json!({}))?;
-        guest.request(Request::Ping, ANSWER_DEADLINE.mul_f64(slowness)).context("first answer of a clone")?;
+        guest
+            .request(Request::Ping, ANSWER_DEADLINE.mul_f64(slowness))
+            .context("first answer of a clone")?;
         Ok(guest)
     }
 }
@@ -215,6 +227,9 @@ fn set_capabilities(guest: &Guest) -> Result<()> {
         { "capability": "x-ignore-shared", "state": true },
         { "capability": "events", "state": true },
     ]);
-    guest.qmp().command("migrate-set-capabilities", json!({ "capabilities": capabilities }))?;
+    guest.qmp().command(
+        "migrate-set-capabilities",
+        json!({ "capabilities": capabilities }),
+    )?;
     Ok(())
 }

@@ -1,4 +1,6 @@
 //! Benches.
-use anyhow::{Result, bail};
 use crate::{commands::Exit, options::Bench};
-pub(crate) fn run(args: &Bench) -> Result<Exit> { bail!("{args:?}") }
+use anyhow::{Result, bail};
+pub(crate) fn run(args: &Bench) -> Result<Exit> {
+    bail!("{args:?}")
+}

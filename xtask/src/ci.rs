@@ -18,7 +18,10 @@ const CLIPPY_DEADLINE: Duration = Duration::from_secs(1800);
 pub(crate) fn run(args: &Ci) -> Result<Exit> {
     match args.job {
         CiJob::Lint => lint(&Home::find()?).map(|()| Exit::Pass),
-        CiJob::Test => test::test(&options::Test { seed: None, accel: options::Accel::Auto }),
+        CiJob::Test => test::test(&options::Test {
+            seed: None,
+            accel: options::Accel::Auto,
+        }),
         CiJob::Nightly => test::test_vm(&TestVm::all_of(options::Profile::Nightly)),
     }
 }
@@ -37,7 +40,9 @@ pub(crate) fn lint(home: &Home) -> Result<()> {
             .args(features)
             .args(["--", "--deny", "warnings"])
             .run_with(CLIPPY_DEADLINE, &mut |line| {
-                if !line.trim_start().starts_with("Checking") && !line.trim_start().starts_with("Compiling") {
+                if !line.trim_start().starts_with("Checking")
+                    && !line.trim_start().starts_with("Compiling")
+                {
                     eprintln!("{line}");
                 }
             })

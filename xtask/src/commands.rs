@@ -46,7 +46,9 @@ impl Exit {
     /// lacks or could not do.
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         let mistaken = |cause: &(dyn std::error::Error + 'static)| {
-            cause.is::<Mistake>() || cause.is::<image::Problem>() || cause.is::<image::UnknownImage>()
+            cause.is::<Mistake>()
+                || cause.is::<image::Problem>()
+                || cause.is::<image::UnknownImage>()
         };
         if error.chain().any(mistaken) {
             Self::Mistake
@@ -100,7 +102,11 @@ pub(crate) fn image(args: &options::Image) -> Result<Exit> {
             for recipe in recipes(&home, names)? {
                 let name = ImageName::new(recipe.name.as_str());
                 let image = prepare::image(&home, &name, &*progress)?;
-                println!("{name}: kernel {}, {}", image.kernel_release(), image.dir.display());
+                println!(
+                    "{name}: kernel {}, {}",
+                    image.kernel_release(),
+                    image.dir.display()
+                );
             }
         }
         ImageAction::Update { names } => {
@@ -127,7 +133,9 @@ pub(crate) fn image(args: &options::Image) -> Result<Exit> {
                     .map(|recipe| image::clean(&home, Some(&recipe.name)))
                     .sum::<Result<usize>>()?,
             };
-            progress.tell(&Event::Notice { text: format!("{removed} built images removed") });
+            progress.tell(&Event::Notice {
+                text: format!("{removed} built images removed"),
+            });
         }
     }
     Ok(Exit::Pass)
@@ -135,10 +143,16 @@ pub(crate) fn image(args: &options::Image) -> Result<Exit> {
 
 fn recipes(home: &Home, names: &[String]) -> Result<Vec<Recipe>> {
     let names = match names.is_empty() {
-        true => image::names(&home.recipes)?.iter().map(|name| name.as_str().to_owned()).collect(),
+        true => image::names(&home.recipes)?
+            .iter()
+            .map(|name| name.as_str().to_owned())
+            .collect(),
         false => names.to_vec(),
     };
-    names.iter().map(|name| Recipe::load(&home.recipes, name)).collect()
+    names
+        .iter()
+        .map(|name| Recipe::load(&home.recipes, name))
+        .collect()
 }
 
 fn list_images(home: &Home) -> Result<()> {
@@ -148,7 +162,12 @@ fn list_images(home: &Home) -> Result<()> {
             (None, Some(_)) => String::from("locked, not built"),
             (None, None) => String::from("no lock yet, not built"),
         };
-        println!("{:20} {}\n{:20} {state}", listed.recipe.name.as_str(), listed.recipe.about, "");
+        println!(
+            "{:20} {}\n{:20} {state}",
+            listed.recipe.name.as_str(),
+            listed.recipe.about,
+            ""
+        );
     }
     Ok(())
 }
@@ -160,13 +179,25 @@ pub(crate) fn doctor(args: &options::Doctor) -> Result<Exit> {
     let facts = host::facts(&home.state)?;
     println!("kernel        {}", facts.kernel);
     println!("processors    {}", facts.cores);
-    println!("memory        {:.1} GiB available", facts.memory_available as f64 / GIB);
-    println!("disk space    {:.1} GiB free for target/plugpull", facts.disk_free as f64 / GIB);
+    println!(
+        "memory        {:.1} GiB available",
+        facts.memory_available as f64 / GIB
+    );
+    println!(
+        "disk space    {:.1} GiB free for target/plugpull",
+        facts.disk_free as f64 / GIB
+    );
     println!("/dev/fuse     {}", device(&facts.fuse));
-    println!("/dev/kvm      {} (whether it works takes a boot to know)", device(&facts.kvm));
+    println!(
+        "/dev/kvm      {} (whether it works takes a boot to know)",
+        device(&facts.kvm)
+    );
     let missing = host::missing(&host::TO_BUILD_IMAGES);
     for need in &missing {
-        println!("missing       {} (installed by the first run as root)", need.what);
+        println!(
+            "missing       {} (installed by the first run as root)",
+            need.what
+        );
     }
     if args.no_probe {
         println!("accelerator   not probed");
@@ -197,5 +228,9 @@ fn device(device: &host::Device) -> String {
 /// A shell in a guest.
 pub(crate) fn shell(args: &options::Shell) -> Result<Exit> {
     let _ = args;
-    Err(HostError::Missing { what: vec![], command: String::new() }).context("not there yet")
+    Err(HostError::Missing {
+        what: vec![],
+        command: String::new(),
+    })
+    .context("not there yet")
 }

@@ -31,7 +31,9 @@ pub(crate) enum Scope {
 /// Install nextest if it is missing, and say how long that takes.
 pub(crate) fn ensure() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let version = Cmd::new(&cargo).args(["nextest", "--version"]).run(Duration::from_secs(60));
+    let version = Cmd::new(&cargo)
+        .args(["nextest", "--version"])
+        .run(Duration::from_secs(60));
     if version.is_ok() {
         return Ok(());
     }
@@ -39,26 +41,49 @@ pub(crate) fn ensure() -> Result<()> {
     Cmd::new(&cargo)
         .args(["install", "--locked", "cargo-nextest"])
         .run_with(INSTALL_DEADLINE, &mut |line| eprintln!("{line}"))
-        .context("install cargo-nextest; or install it yourself: cargo install --locked cargo-nextest")?;
+        .context(
+            "install cargo-nextest; or install it yourself: cargo install --locked cargo-nextest",
+        )?;
     Ok(())
 }
 
 /// Run the tests; nextest talks to the user itself.
-pub(crate) fn run(home: &Home, run: &RunDir, scope: Scope, profile: Profile, bless: bool) -> Result<ExitStatus> {
+pub(crate) fn run(
+    home: &Home,
+    run: &RunDir,
+    scope: Scope,
+    profile: Profile,
+    bless: bool,
+) -> Result<ExitStatus> {
     ensure()?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    #[expect(clippy::disallowed_methods, reason = "nextest owns the terminal, and its own configuration has the deadlines")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "nextest owns the terminal, and its own configuration has the deadlines"
+    )]
     let mut command = Command::new(cargo);
-    command.args(["nextest", "run", "--locked"]).current_dir(&home.root);
+    command
+        .args(["nextest", "run", "--locked"])
+        .current_dir(&home.root);
     match scope {
-        Scope::Vm => command.args(["--package", "plugpull-tests", "--test", "vm", "--no-tests", "pass"]),
+        Scope::Vm => command.args([
+            "--package",
+            "plugpull-tests",
+            "--test",
+            "vm",
+            "--no-tests",
+            "pass",
+        ]),
         Scope::Workspace => command.arg("--workspace"),
     };
     let nextest_profile = match profile {
         Profile::Smoke => "default",
         other => other.name(),
     };
-    command.args(["--profile", nextest_profile]).stdin(Stdio::null()).env(RUN_VARIABLE, run.path());
+    command
+        .args(["--profile", nextest_profile])
+        .stdin(Stdio::null())
+        .env(RUN_VARIABLE, run.path());
     if bless {
         command.env("INSTA_UPDATE", "always");
     } else {
@@ -78,7 +103,10 @@ fn wait(command: &mut Command, run: &RunDir) -> Result<ExitStatus> {
     die_with_parent(command);
     let interrupted = crate::signals::hold()?;
     let mut child = command.spawn().context("start cargo nextest")?;
-    run.register(&Left::Process { process: ProcessId::of(child.id())?, what: String::from("nextest") })?;
+    run.register(&Left::Process {
+        process: ProcessId::of(child.id())?,
+        what: String::from("nextest"),
+    })?;
     let status = child.wait().context("wait for cargo nextest")?;
     if interrupted.happened() {
         bail!("interrupted; what the tests had started is ended");
@@ -86,7 +114,10 @@ fn wait(command: &mut Command, run: &RunDir) -> Result<ExitStatus> {
     Ok(status)
 }
 
-#[expect(unsafe_code, reason = "pre_exec is the only way to set the parent-death signal")]
+#[expect(
+    unsafe_code,
+    reason = "pre_exec is the only way to set the parent-death signal"
+)]
 fn die_with_parent(command: &mut Command) {
     // SAFETY: between fork and exec this makes one plain system call, which
     // neither allocates nor takes a lock. The main thread spawns, and it lives

@@ -217,5 +217,7 @@ fn seed(text: &str) -> Result<u64, String> {
         Some(hex) => u64::from_str_radix(hex, 16),
         None => text.parse(),
     };
-    parsed.map_err(|_| String::from("a seed is a number from 0 to 18446744073709551615, or 0x and hexadecimal"))
+    parsed.map_err(|_| {
+        String::from("a seed is a number from 0 to 18446744073709551615, or 0x and hexadecimal")
+    })
 }

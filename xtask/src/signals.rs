@@ -19,7 +19,11 @@ impl Interrupted {
 /// From now on SIGINT, SIGTERM and SIGHUP only set a flag.
 pub(crate) fn hold() -> Result<Interrupted> {
     let flag = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+    for signal in [
+        signal_hook::consts::SIGINT,
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGHUP,
+    ] {
         signal_hook::flag::register(signal, Arc::clone(&flag)).context("take over a signal")?;
     }
     Ok(Interrupted(flag))

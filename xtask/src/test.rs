@@ -50,7 +50,11 @@ pub(crate) fn test_vm(args: &TestVm) -> Result<Exit> {
         profile,
         cases: &chosen,
         images: &[],
-        scenario_file: args.scenario.as_deref().map(std::path::absolute).transpose()?,
+        scenario_file: args
+            .scenario
+            .as_deref()
+            .map(std::path::absolute)
+            .transpose()?,
         keep: args.keep,
         wish: wish(args.accel),
     };
@@ -70,7 +74,11 @@ pub(crate) fn test(args: &options::Test) -> Result<Exit> {
     let progress = progress::on_stderr();
     ci::lint(&home)?;
     let start = Instant::now();
-    let chosen = choose(&home, &TestVm::all_of(options::Profile::Smoke), Profile::Smoke)?;
+    let chosen = choose(
+        &home,
+        &TestVm::all_of(options::Profile::Smoke),
+        Profile::Smoke,
+    )?;
     let run = Run::begin(&home, &*progress)?;
     let order = Order {
         seed: seed(args.seed),
@@ -83,8 +91,16 @@ pub(crate) fn test(args: &options::Test) -> Result<Exit> {
     };
     let laps = run.prepare(&home, &order, &*progress)?;
     let place = run.dir.path().join("report.json");
-    progress.tell(&Event::Notice { text: format!("the report will be {}", place.display()) });
-    let outcome = nextest::run(&home, &run.dir, nextest::Scope::Workspace, Profile::Smoke, false)?;
+    progress.tell(&Event::Notice {
+        text: format!("the report will be {}", place.display()),
+    });
+    let outcome = nextest::run(
+        &home,
+        &run.dir,
+        nextest::Scope::Workspace,
+        Profile::Smoke,
+        false,
+    )?;
     let report = run.report(&chosen, laps, Shard::ALL.to_string(), start)?;
     let exit = Exit::of_run(report.verdict, outcome);
     if exit != Exit::Pass {
@@ -95,8 +111,13 @@ pub(crate) fn test(args: &options::Test) -> Result<Exit> {
 
 /// The cases that a call asks for.
 fn choose(home: &Home, args: &TestVm, profile: Profile) -> Result<Vec<Case>> {
-    let loaded = suite::load(home, args.scenario.as_deref())
-        .map_err(|error| if args.scenario.is_some() { Mistake::new(error).into() } else { error })?;
+    let loaded = suite::load(home, args.scenario.as_deref()).map_err(|error| {
+        if args.scenario.is_some() {
+            Mistake::new(error).into()
+        } else {
+            error
+        }
+    })?;
     let mut cases = Vec::new();
     let mut bad = Vec::new();
     for test in suite::tests(loaded, profile) {
@@ -115,7 +136,11 @@ fn choose(home: &Home, args: &TestVm, profile: Profile) -> Result<Vec<Case>> {
         Some(text) => text.parse().map_err(Mistake::new)?,
         None => Shard::ALL,
     };
-    let selection = Selection { filter: args.filter.as_deref().map(Filter::new), image: args.image.clone(), shard };
+    let selection = Selection {
+        filter: args.filter.as_deref().map(Filter::new),
+        image: args.image.clone(),
+        shard,
+    };
     Ok(selection.of(cases).map_err(Mistake::new)?)
 }
 
@@ -129,29 +154,51 @@ impl Run {
     pub(crate) fn begin(home: &Home, progress: &dyn Progress) -> Result<Self> {
         for swept in rundir::sweep(&home.state)? {
             for removed in &swept.removed {
-                progress.tell(&Event::Notice { text: format!("left by the run {}: removed {removed}", swept.run) });
+                progress.tell(&Event::Notice {
+                    text: format!("left by the run {}: removed {removed}", swept.run),
+                });
             }
             for stayed in &swept.stayed {
-                progress.tell(&Event::Warning { text: format!("left by the run {}: {stayed}", swept.run) });
+                progress.tell(&Event::Warning {
+                    text: format!("left by the run {}: {stayed}", swept.run),
+                });
             }
         }
         rundir::prune(&home.state, RUNS_KEPT)?;
-        Ok(Self { dir: RunDir::create(&home.state)? })
+        Ok(Self {
+            dir: RunDir::create(&home.state)?,
+        })
     }
 
-    pub(crate) fn prepare(&self, home: &Home, order: &Order<'_>, progress: &dyn Progress) -> Result<Laps> {
+    pub(crate) fn prepare(
+        &self,
+        home: &Home,
+        order: &Order<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Laps> {
         if order.cases.is_empty() {
             // Another shard's work: nothing to prepare, nothing to run.
             return Ok(Laps::new());
         }
-        let text = format!("seed {}; {} cases of the profile {}", order.seed, order.cases.len(), order.profile);
+        let text = format!(
+            "seed {}; {} cases of the profile {}",
+            order.seed,
+            order.cases.len(),
+            order.profile
+        );
         progress.tell(&Event::Notice { text });
         let (bed, laps) = prepare::prepare(home, order, progress)?;
         bed.setup().write(self.dir.path())?;
         Ok(laps)
     }
 
-    fn report(&self, cases: &[Case], phases: Laps, shard: String, start: Instant) -> Result<Report> {
+    fn report(
+        &self,
+        cases: &[Case],
+        phases: Laps,
+        shard: String,
+        start: Instant,
+    ) -> Result<Report> {
         let planned: Vec<_> = cases.iter().map(report::Planned::from).collect();
         let scenarios = self.dir.join(&planned);
         let setup = Setup::read(self.dir.path())?;
@@ -162,15 +209,25 @@ impl Run {
             shard,
             accel: setup.accel.accel().to_string(),
             qemu: setup.qemu.version.clone(),
-            images: setup.images.iter().map(|(name, image)| used(name.as_str(), image)).collect(),
+            images: setup
+                .images
+                .iter()
+                .map(|(name, image)| used(name.as_str(), image))
+                .collect(),
             verdict: Verdict::Infra,
             seconds: start.elapsed().as_secs_f64(),
             phases,
             scenarios,
         }
         .finish();
-        write(&self.dir.path().join("report.json"), &serde_json::to_vec_pretty(&report)?)?;
-        write(&self.dir.path().join("junit.xml"), report::junit(&report)?.as_bytes())?;
+        write(
+            &self.dir.path().join("report.json"),
+            &serde_json::to_vec_pretty(&report)?,
+        )?;
+        write(
+            &self.dir.path().join("junit.xml"),
+            report::junit(&report)?.as_bytes(),
+        )?;
         Ok(report)
     }
 }

@@ -241,7 +241,6 @@ impl Acceptor {
             }
         }
     }
-
 }
 
 impl Reception {

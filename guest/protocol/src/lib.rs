@@ -161,6 +161,15 @@ pub enum Request {
         /// Further arguments to mkfs.
         args: Vec<String>,
     },
+    /// Check an unmounted filesystem with its own tool, changing nothing.
+    Fsck {
+        /// The disk.
+        device: Device,
+        /// `ext4`, `xfs`, `btrfs`.
+        fs: String,
+        /// Killed after this time.
+        timeout_ms: u64,
+    },
     /// Mount a block device's filesystem.
     Mount {
         /// The disk.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use plugpull_protocol::workload::plan::{Writers, page_key};
 use plugpull_protocol::workload::{EntryKind, Page, TreeEntry, WritersSeen};
 
-use crate::scenario::OracleName;
 use super::{Finding, Findings, Ledger};
+use crate::scenario::OracleName;
 
 /// Which contents of two trees must be equal.
 #[derive(Debug, Clone, Copy)]
@@ -109,7 +109,10 @@ pub fn pages(ledger: &Ledger, found: &[Page]) -> Vec<Finding> {
     let number = |key: &str| key.strip_prefix("page/")?.parse::<u32>().ok();
     for (key, _) in ledger.keys() {
         if number(key).is_none_or(|page| page >= pages) {
-            findings.add(OracleName::Ledger, format!("{key} was promised and not looked at"));
+            findings.add(
+                OracleName::Ledger,
+                format!("{key} was promised and not looked at"),
+            );
         }
     }
     findings.told()

@@ -68,7 +68,10 @@ pub fn exit_as(oracle: OracleName, program: &str, exited: &Exited) -> Vec<Findin
     if !exited.success() {
         let said = format!("{}{}", exited.stdout, exited.stderr);
         let told = first_lines(&said, EXIT_LINES);
-        findings.add(oracle, format!("{program} ended with {}: {told}", exited.code));
+        findings.add(
+            oracle,
+            format!("{program} ended with {}: {told}", exited.code),
+        );
     }
     findings.told()
 }

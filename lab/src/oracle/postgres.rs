@@ -4,8 +4,8 @@ use plugpull_protocol::Exited;
 use plugpull_protocol::workload::plan::{Answer, Load};
 use plugpull_protocol::workload::{Checksums, LedgerRun, LoadRun, LogLine, ServerRun};
 
-use crate::scenario::OracleName;
 use super::{Finding, Findings, first_lines};
+use crate::scenario::OracleName;
 
 /// How many lines of a program's output are told.
 const LINES: usize = 8;
@@ -48,7 +48,10 @@ pub fn checksums(checksums: &Checksums) -> Vec<Finding> {
     if !checksums.exited.success() && told == 0 && forgiven == 0 {
         let said = format!("{}{}", checksums.exited.stdout, checksums.exited.stderr);
         let told = first_lines(&said, LINES);
-        findings.add(OracleName::Checksums, format!("exit {}: {told}", checksums.exited.code));
+        findings.add(
+            OracleName::Checksums,
+            format!("exit {}: {told}", checksums.exited.code),
+        );
     }
     findings.told()
 }

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use plugpull_protocol::workload::plan::{self, Transaction};
 use plugpull_protocol::workload::{ConnRows, Recovered};
 
-use crate::scenario::OracleName;
 use super::{Finding, Findings, Ledger};
+use crate::scenario::OracleName;
 
 /// Judge by the oracles `ledger` and `atomicity`.
 pub fn judge(ledger: &Ledger, seed: u64, connections: u32, recovered: &Recovered) -> Vec<Finding> {

@@ -130,7 +130,11 @@ fn one_lost_row_of_any_table_is_enough() {
     let mut rows = whole.clone();
     let (n, _) = rows.b_whole.remove(10);
     rows.b_partial.push((n, 1));
-    only(OracleName::Ledger, "1 of ", &judged(&ledger(0, 60, true), rows));
+    only(
+        OracleName::Ledger,
+        "1 of ",
+        &judged(&ledger(0, 60, true), rows),
+    );
     let mut rows = whole.clone();
     rows.state = None;
     only(
@@ -182,7 +186,11 @@ fn a_half_rewrite_or_deletion_is_seen() {
         a_updated: before.a_updated.clone(),
         ..after
     };
-    only(OracleName::Atomicity, "rewriting row", &judged(&promised, rows));
+    only(
+        OracleName::Atomicity,
+        "rewriting row",
+        &judged(&promised, rows),
+    );
 
     let tx = first(|t| {
         t.deletes
@@ -192,17 +200,29 @@ fn a_half_rewrite_or_deletion_is_seen() {
     let promised = ledger(0, tx.n - 1, true);
     let mut rows = tables_at(0, tx.n - 1);
     rows.b_whole.retain(|(n, _)| *n != gone);
-    only(OracleName::Atomicity, "deleted rows", &judged(&promised, rows));
+    only(
+        OracleName::Atomicity,
+        "deleted rows",
+        &judged(&promised, rows),
+    );
     let mut rows = tables_at(0, tx.n);
     rows.b_whole.push((gone, gone));
     rows.b_whole.sort_unstable();
-    only(OracleName::Atomicity, "deleting rows", &judged(&promised, rows));
+    only(
+        OracleName::Atomicity,
+        "deleting rows",
+        &judged(&promised, rows),
+    );
 }
 
 #[test]
 fn what_was_never_begun_must_not_be_there() {
     let promised = ledger(0, 60, false);
-    only(OracleName::Ledger, "never begun", &judged(&promised, tables_at(0, 61)));
+    only(
+        OracleName::Ledger,
+        "never begun",
+        &judged(&promised, tables_at(0, 61)),
+    );
     let mut rows = tables_at(0, 60);
     rows.b_whole.push((400, 410));
     only(OracleName::Ledger, "tx/0/410", &judged(&promised, rows));
@@ -225,15 +245,31 @@ fn wrong_values_belong_to_whoever_wrote_them() {
     let promised = ledger(0, 60, true);
     let mut rows = tables_at(0, 61);
     rows.bad = vec![bad(3)];
-    only(OracleName::Ledger, "tx/0/3 ", &judged(&promised, rows.clone()));
+    only(
+        OracleName::Ledger,
+        "tx/0/3 ",
+        &judged(&promised, rows.clone()),
+    );
     rows.bad = vec![bad(61)];
-    only(OracleName::Atomicity, "tx/0/61 ", &judged(&promised, rows.clone()));
+    only(
+        OracleName::Atomicity,
+        "tx/0/61 ",
+        &judged(&promised, rows.clone()),
+    );
     rows.bad.clear();
     rows.state = Some((61, 12));
-    only(OracleName::Atomicity, "adds up to 12", &judged(&promised, rows));
+    only(
+        OracleName::Atomicity,
+        "adds up to 12",
+        &judged(&promised, rows),
+    );
     let mut rows = tables_at(0, 60);
     rows.state = Some((60, 12));
-    only(OracleName::Ledger, "adds up to 12", &judged(&promised, rows));
+    only(
+        OracleName::Ledger,
+        "adds up to 12",
+        &judged(&promised, rows),
+    );
 }
 
 #[test]
@@ -250,7 +286,11 @@ fn served_is_promised_and_only_what_was_written_may_be_served() {
     };
     let right = [begin.clone(), served(&tx.value(SEED))];
     let ledger = Ledger::at((1..).zip(&right), 9).expect("a ledger");
-    only(OracleName::Ledger, "served at seq 2", &judged(&ledger, tables_at(0, 0)));
+    only(
+        OracleName::Ledger,
+        "served at seq 2",
+        &judged(&ledger, tables_at(0, 0)),
+    );
     assert_eq!(judged(&ledger, tables_at(0, 1)), []);
     let wrong = [begin, served("another")];
     let ledger = Ledger::at((1..).zip(&wrong), 9).expect("a ledger");

@@ -44,7 +44,11 @@ impl Timeline {
                 _ => None,
             })
             .collect();
-        Self { promises, volatile_writes, end: recording.last_seq().0 }
+        Self {
+            promises,
+            volatile_writes,
+            end: recording.last_seq().0,
+        }
     }
 
     /// What the workload said, as the ledger takes it.
@@ -59,7 +63,10 @@ impl Timeline {
 
     /// Where the first acknowledgement is; nothing before it can be lost.
     fn first_ack(&self) -> Option<u64> {
-        self.promises.iter().find(|(_, promise)| matches!(promise, Promise::Ack { .. })).map(|(seq, _)| *seq)
+        self.promises
+            .iter()
+            .find(|(_, promise)| matches!(promise, Promise::Ack { .. }))
+            .map(|(seq, _)| *seq)
     }
 
     /// From each checkpoint's request to its return; one that never returned
@@ -68,7 +75,9 @@ impl Timeline {
         let mut windows = Vec::new();
         let mut open = None;
         for (seq, promise) in &self.promises {
-            let Promise::Mark { text } = promise else { continue };
+            let Promise::Mark { text } = promise else {
+                continue;
+            };
             if text.starts_with(MARK_CHECKPOINT_BEGIN) {
                 open = Some(*seq);
             } else if text.starts_with(MARK_CHECKPOINT_END)
@@ -84,17 +93,31 @@ impl Timeline {
     /// Choose cuts after the first acknowledgement, about half of them inside
     /// checkpoints, the last one where the plug was really pulled.
     pub(super) fn choose(&self, count: u32, seed: u64) -> Vec<Chosen> {
-        let Some(first) = self.first_ack() else { return Vec::new() };
+        let Some(first) = self.first_ack() else {
+            return Vec::new();
+        };
         let windows = self.checkpoints();
-        let inside = |seq: u64| windows.iter().any(|(begin, end)| *begin < seq && seq < *end);
-        let under_load = self.volatile_writes.iter().copied().filter(|seq| *seq > first && *seq < self.end);
-        let (mut within, mut without): (Vec<u64>, Vec<u64>) = under_load.partition(|seq| inside(*seq));
+        let inside = |seq: u64| {
+            windows
+                .iter()
+                .any(|(begin, end)| *begin < seq && seq < *end)
+        };
+        let under_load = self
+            .volatile_writes
+            .iter()
+            .copied()
+            .filter(|seq| *seq > first && *seq < self.end);
+        let (mut within, mut without): (Vec<u64>, Vec<u64>) =
+            under_load.partition(|seq| inside(*seq));
         let mut random = fastrand::Rng::with_seed(seed);
         random.shuffle(&mut within);
         random.shuffle(&mut without);
         let seeded = (count as usize).saturating_sub(1);
         let mut points: Vec<u64> = within.iter().copied().take(seeded.div_ceil(2)).collect();
-        let rest = without.iter().chain(within.iter().skip(points.len())).copied();
+        let rest = without
+            .iter()
+            .chain(within.iter().skip(points.len()))
+            .copied();
         let missing = seeded - points.len();
         points.extend(rest.take(missing).collect::<Vec<_>>());
         points.push(self.end);
@@ -109,8 +132,14 @@ impl Timeline {
     }
 
     fn chosen(&self, seq: u64) -> Chosen {
-        let in_checkpoint = self.checkpoints().iter().any(|(begin, end)| *begin < seq && seq < *end);
-        Chosen { cut: CutPoint(Seq(seq)), in_checkpoint }
+        let in_checkpoint = self
+            .checkpoints()
+            .iter()
+            .any(|(begin, end)| *begin < seq && seq < *end);
+        Chosen {
+            cut: CutPoint(Seq(seq)),
+            in_checkpoint,
+        }
     }
 }
 
@@ -119,11 +148,16 @@ mod tests {
     use super::*;
 
     fn mark(text: &str) -> Promise {
-        Promise::Mark { text: text.to_owned() }
+        Promise::Mark {
+            text: text.to_owned(),
+        }
     }
 
     fn timeline() -> Timeline {
-        let ack = Promise::Ack { conn: 0, key: String::from("k") };
+        let ack = Promise::Ack {
+            conn: 0,
+            key: String::from("k"),
+        };
         Timeline {
             promises: vec![
                 (20, ack),
@@ -141,8 +175,14 @@ mod tests {
         for seed in 0..50 {
             let chosen = timeline().choose(10, seed);
             assert_eq!(chosen.len(), 10);
-            assert!(chosen.iter().all(|chosen| chosen.cut.0.0 > 20), "{chosen:?}");
-            assert!(chosen.iter().filter(|chosen| chosen.in_checkpoint).count() >= 5, "{chosen:?}");
+            assert!(
+                chosen.iter().all(|chosen| chosen.cut.0.0 > 20),
+                "{chosen:?}"
+            );
+            assert!(
+                chosen.iter().filter(|chosen| chosen.in_checkpoint).count() >= 5,
+                "{chosen:?}"
+            );
             assert_eq!(chosen.last().map(|chosen| chosen.cut.0.0), Some(400));
         }
     }
@@ -155,13 +195,19 @@ mod tests {
 
     #[test]
     fn without_an_acknowledgement_there_is_nothing_to_cut() {
-        let silent = Timeline { promises: Vec::new(), ..timeline() };
+        let silent = Timeline {
+            promises: Vec::new(),
+            ..timeline()
+        };
         assert!(silent.choose(10, 1).is_empty());
     }
 
     #[test]
     fn few_candidates_give_few_cuts() {
-        let short = Timeline { volatile_writes: vec![30, 31], ..timeline() };
+        let short = Timeline {
+            volatile_writes: vec![30, 31],
+            ..timeline()
+        };
         assert_eq!(short.choose(10, 1).len(), 3);
     }
 }

@@ -58,7 +58,11 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -
         stage.count(Count::DroppedCompletedCuts, u64::from(dropped > 0));
         cuts.push(cut);
     }
-    let mut checker = Checker { session: None, seen: HashMap::new(), guests: 0 };
+    let mut checker = Checker {
+        session: None,
+        seen: HashMap::new(),
+        guests: 0,
+    };
     let mut budget = plan.states;
     for round in 0..crate::scenario::STATES_PER_CUT {
         for cut in &cuts {
@@ -88,7 +92,12 @@ struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    fn see(&mut self, stage: &mut Stage<'a>, workload: &Cuttable, state: &CrashState) -> Result<Seen> {
+    fn see(
+        &mut self,
+        stage: &mut Stage<'a>,
+        workload: &Cuttable,
+        state: &CrashState,
+    ) -> Result<Seen> {
         stage.count(Count::CrashStates, 1);
         let digest = state.view.digest()?;
         if let Some(seen) = self.seen.get(&digest) {
@@ -102,7 +111,12 @@ impl<'a> Checker<'a> {
         Ok(seen)
     }
 
-    fn check(&mut self, stage: &mut Stage<'a>, workload: &Cuttable, state: &CrashState) -> Result<Seen> {
+    fn check(
+        &mut self,
+        stage: &mut Stage<'a>,
+        workload: &Cuttable,
+        state: &CrashState,
+    ) -> Result<Seen> {
         let log = stage.dir.join(format!("check-{}.disklog", state.id));
         let mut session = match self.session.take() {
             Some(mut session) => {
@@ -118,9 +132,9 @@ impl<'a> Checker<'a> {
         let seen = match looked {
             Ok(observation) => Seen::Observed(Box::new(observation)),
             Err(error) => match error.downcast_ref::<Trouble>() {
-                Some(trouble @ (Trouble::Refused(_) | Trouble::Kernel { .. } | Trouble::Hung { .. })) => {
-                    Seen::Unusable(trouble.to_string())
-                }
+                Some(
+                    trouble @ (Trouble::Refused(_) | Trouble::Kernel { .. } | Trouble::Hung { .. }),
+                ) => Seen::Unusable(trouble.to_string()),
                 _ => return Err(error),
             },
         };
@@ -128,7 +142,11 @@ impl<'a> Checker<'a> {
         if matches!(seen, Seen::Observed(_)) {
             match session.unmount_all() {
                 Ok(()) => self.session = Some(session),
-                Err(trouble) => return Ok(Seen::Unusable(format!("unmount after the check: {trouble}"))),
+                Err(trouble) => {
+                    return Ok(Seen::Unusable(format!(
+                        "unmount after the check: {trouble}"
+                    )));
+                }
             }
         }
         if !stage.bed.setup().keep {
@@ -162,7 +180,9 @@ fn look(session: &mut Session<'_>, stage: &Stage<'_>, workload: &Cuttable) -> Re
             };
             session.workload(request, PAGE_TIMEOUT)
         }
-        Cuttable::Program(_) => bail!("cutting the power of a program of your own is not built yet"),
+        Cuttable::Program(_) => {
+            bail!("cutting the power of a program of your own is not built yet")
+        }
     }
 }
 
@@ -177,11 +197,17 @@ fn judge(
     let observation = match seen {
         Seen::Observed(observation) => observation,
         Seen::Unusable(why) => {
-            let mut findings = vec![Finding { oracle: OracleName::Recovery, detail: why.clone() }];
+            let mut findings = vec![Finding {
+                oracle: OracleName::Recovery,
+                detail: why.clone(),
+            }];
             // What cannot be used has lost all that was promised.
             if let acked @ 1.. = ledger.acked() {
                 let detail = format!("{acked} acknowledged operations cannot be read at all");
-                findings.push(Finding { oracle: OracleName::Ledger, detail });
+                findings.push(Finding {
+                    oracle: OracleName::Ledger,
+                    detail,
+                });
             }
             stage.judged(&[OracleName::Recovery, OracleName::Ledger], findings, id);
             return Ok(());

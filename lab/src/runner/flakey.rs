@@ -4,14 +4,16 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
-use plugpull_protocol::{Device, Observation, Reply, Request, WorkloadRequest, workload::LEDGER_CONF};
+use anyhow::{Result, bail};
+use plugpull_protocol::{
+    Device, Observation, Reply, Request, WorkloadRequest, workload::LEDGER_CONF,
+};
 
 use super::{Stage, cuts::Timeline};
 use crate::{
     base::{Kind, LEDGER_CONNECTIONS, cluster_dir},
     oracle::{Ledger, exit_as, postgres, transactions},
-    scenario::{Count, Fs, OracleName},
+    scenario::{Count, Named, OracleName},
     session::{DATA, Session},
 };
 
@@ -36,7 +38,11 @@ pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
     let mut session = stage.session("flakey", base.view()?, true)?;
     let below = Device::Serial(DATA.to_owned());
     let mapper = Device::Mapper(NAME.to_owned());
-    let table = |table: &str| Request::DmTable { name: NAME.to_owned(), table: table.to_owned(), device: below.clone() };
+    let table = |table: &str| Request::DmTable {
+        name: NAME.to_owned(),
+        table: table.to_owned(),
+        device: below.clone(),
+    };
     session.ask(table(HEALTHY), DM_TIMEOUT)?;
     session.use_device(mapper.clone());
     session.mount_lower(&stage.case.lower)?;
@@ -55,15 +61,22 @@ pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
         timeout_ms: session.timeout_ms(SERVER_TIMEOUT),
     })?;
     let progress = session.progress();
-    session.guest().wait_until("acknowledgements of the load", session.scale(ACKS_TIMEOUT), || {
-        progress.acks() >= ACKS_BEFORE
-    })?;
+    session.guest().wait_until(
+        "acknowledgements of the load",
+        session.scale(ACKS_TIMEOUT),
+        || progress.acks() >= ACKS_BEFORE,
+    )?;
     session.ask(Request::CountErrors { device: mapper }, DM_TIMEOUT)?;
     session.ask(table(ERRORS), DM_TIMEOUT)?;
-    let Observation::Ledger(run) = session.finish(load, ACKS_TIMEOUT + STOP_TIMEOUT + SERVER_TIMEOUT * 2)? else {
+    let Observation::Ledger(run) =
+        session.finish(load, ACKS_TIMEOUT + STOP_TIMEOUT + SERVER_TIMEOUT * 2)?
+    else {
         bail!("the guest answered the load with something else");
     };
-    let Reply::Errors { count } = session.guest().request(Request::CountedErrors, DM_TIMEOUT)? else {
+    let Reply::Errors { count } = session
+        .guest()
+        .request(Request::CountedErrors, DM_TIMEOUT)?
+    else {
         bail!("the guest answered a count of errors with something else");
     };
     stage.count(Count::FaultsFired, count);
@@ -91,14 +104,23 @@ pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
     stage.spent("recover", start);
     stage.outcome.warnings = session.guest().warnings();
     session.unmount_all()?;
-    session.ask(Request::DmRemove { name: NAME.to_owned() }, DM_TIMEOUT)?;
+    session.ask(
+        Request::DmRemove {
+            name: NAME.to_owned(),
+        },
+        DM_TIMEOUT,
+    )?;
     let recording = session.pull_the_plug()?.finish()?;
     let timeline = Timeline::of(&recording);
     super::power_cut::count_timeline(stage, &timeline);
     let ledger = Ledger::at(timeline.records(), recording.last_seq().0)?;
     let lost = transactions::judge(&ledger, stage.seed, LEDGER_CONNECTIONS, &recovered);
     stage.judged(&[OracleName::Ledger, OracleName::Atomicity], lost, None);
-    stage.judged(&[OracleName::Log], postgres::server(&recovered.server), None);
+    stage.judged(
+        &[OracleName::Log],
+        postgres::server(&recovered.server),
+        None,
+    );
     Ok(())
 }
 
@@ -112,22 +134,21 @@ fn replay(session: &mut Session<'_>, stage: &Stage<'_>) -> Result<()> {
 
 /// Check the lower filesystem with its own tool, read-only.
 fn fsck(stage: &mut Stage<'_>, session: &Session<'_>) -> Result<()> {
-    let node = format!("/dev/mapper/{NAME}");
-    let argv: &[&str] = match stage.case.lower.fs {
-        Fs::Ext4 => &["/sbin/e2fsck", "-f", "-n", &node],
-        Fs::Xfs => &["/sbin/xfs_repair", "-n", &node],
-        Fs::Btrfs => &["/bin/btrfs", "check", "--readonly", &node],
-    };
-    let request = Request::Exec {
-        argv: argv.iter().map(|word| (*word).to_owned()).collect(),
-        env: Vec::new(),
-        uid: None,
+    let request = Request::Fsck {
+        device: Device::Mapper(NAME.to_owned()),
+        fs: stage.case.lower.fs.name().to_owned(),
         timeout_ms: session.timeout_ms(FSCK_TIMEOUT),
     };
-    let Reply::Exited(exited) = session.guest().request(request, session.scale(FSCK_TIMEOUT * 2))? else {
+    let Reply::Exited(exited) = session
+        .guest()
+        .request(request, session.scale(FSCK_TIMEOUT * 2))?
+    else {
         bail!("the guest answered fsck with something else");
     };
-    ensure!(exited.code != 127, "the image has no {}", argv[0]);
-    stage.judged(&[OracleName::Recovery], exit_as(OracleName::Recovery, argv[0], &exited), None);
+    stage.judged(
+        &[OracleName::Recovery],
+        exit_as(OracleName::Recovery, "fsck", &exited),
+        None,
+    );
     Ok(())
 }

@@ -10,7 +10,11 @@ use plugpull_protocol::{Observation, WorkloadRequest};
 use super::Stage;
 use crate::{
     base::{self, INITDB_TIMEOUT, Kind, cluster_dir},
-    oracle::{exit, files::{Contents, tree_equal}, postgres},
+    oracle::{
+        exit,
+        files::{Contents, tree_equal},
+        postgres,
+    },
     scenario::{Count, OracleName},
     session::{LOWER, Session},
 };
@@ -27,7 +31,11 @@ pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
 
     let start = Instant::now();
     let timeout_ms = session.timeout_ms(INITDB_TIMEOUT);
-    let request = WorkloadRequest::PostgresInitdb { dir: cluster_dir(at), args: base::initdb_args(), timeout_ms };
+    let request = WorkloadRequest::PostgresInitdb {
+        dir: cluster_dir(at),
+        args: base::initdb_args(),
+        timeout_ms,
+    };
     let Observation::Tool(exited) = session.workload(request, INITDB_TIMEOUT * 2)? else {
         bail!("the guest answered initdb with something else");
     };
@@ -38,20 +46,35 @@ pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
     }
 
     let through = base::tree(&session, &cluster_dir(at), true)?;
-    stage.judged(&[OracleName::Tree], tree_equal(&reference, &through, Contents::Ignored), None);
+    stage.judged(
+        &[OracleName::Tree],
+        tree_equal(&reference, &through, Contents::Ignored),
+        None,
+    );
     checksums(stage, &session, at)?;
     session.unmount()?;
     let below = base::tree(&session, &cluster_dir(LOWER), true)?;
-    stage.judged(&[OracleName::Tree], tree_equal(&reference, &below, Contents::Ignored), None);
+    stage.judged(
+        &[OracleName::Tree],
+        tree_equal(&reference, &below, Contents::Ignored),
+        None,
+    );
     // What was read through the mount must be what lies below it, to the byte.
-    stage.judged(&[OracleName::Tree], tree_equal(&below, &through, Contents::Except(&[])), None);
+    stage.judged(
+        &[OracleName::Tree],
+        tree_equal(&below, &through, Contents::Except(&[])),
+        None,
+    );
     stage.count(Count::FilesVerified, below.len() as u64);
     checksums(stage, &session, LOWER)?;
 
     let start = Instant::now();
     let at = session.mount(&stage.case.mount)?;
     let timeout_ms = session.timeout_ms(START_TIMEOUT);
-    let request = WorkloadRequest::PgFirstStart { dir: cluster_dir(at), timeout_ms };
+    let request = WorkloadRequest::PgFirstStart {
+        dir: cluster_dir(at),
+        timeout_ms,
+    };
     let Observation::FirstStart(run) = session.workload(request, START_TIMEOUT * 3)? else {
         bail!("the guest answered a first start with something else");
     };
@@ -67,11 +90,19 @@ pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
 fn checksums(stage: &mut Stage<'_>, session: &Session<'_>, at: &str) -> Result<()> {
     let start = Instant::now();
     let timeout_ms = session.timeout_ms(CHECKSUMS_TIMEOUT);
-    let request = WorkloadRequest::PgChecksums { dir: cluster_dir(at), timeout_ms };
-    let Observation::Checksums(checksums) = session.workload(request, CHECKSUMS_TIMEOUT * 2)? else {
+    let request = WorkloadRequest::PgChecksums {
+        dir: cluster_dir(at),
+        timeout_ms,
+    };
+    let Observation::Checksums(checksums) = session.workload(request, CHECKSUMS_TIMEOUT * 2)?
+    else {
         bail!("the guest answered pg_checksums with something else");
     };
-    stage.judged(&[OracleName::Checksums], postgres::checksums(&checksums), None);
+    stage.judged(
+        &[OracleName::Checksums],
+        postgres::checksums(&checksums),
+        None,
+    );
     stage.spent("pg_checksums", start);
     Ok(())
 }

@@ -40,7 +40,11 @@ pub(super) fn run(stage: &mut Stage<'_>, load: &Load) -> Result<()> {
     stage.spent("load", start);
     stage.count(Count::Rows, wanted.rows.into());
     stage.count(Count::Updates, wanted.updates().into());
-    stage.judged(&[OracleName::Answers], postgres::known_answers(&wanted, &run), None);
+    stage.judged(
+        &[OracleName::Answers],
+        postgres::known_answers(&wanted, &run),
+        None,
+    );
     if let Some(amcheck) = &run.amcheck {
         stage.judged(&[OracleName::Amcheck], postgres::amcheck(amcheck), None);
     }

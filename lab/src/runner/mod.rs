@@ -65,7 +65,13 @@ pub struct Failure {
 /// trouble, never the program's failure. What was collected until then stays
 /// in `outcome`.
 pub fn run(bed: &Testbed, case: &Case, dir: &Path, outcome: &mut Outcome) -> Result<()> {
-    let mut stage = Stage { bed, case, dir, seed: seed_of(bed.setup().seed, case), outcome };
+    let mut stage = Stage {
+        bed,
+        case,
+        dir,
+        seed: seed_of(bed.setup().seed, case),
+        outcome,
+    };
     match &case.story {
         Story::Initdb => initdb::run(&mut stage),
         Story::Load(load) => load::run(&mut stage, load),
@@ -78,7 +84,10 @@ pub fn run(bed: &Testbed, case: &Case, dir: &Path, outcome: &mut Outcome) -> Res
 
 /// The case's own seed: cases of one run must not repeat each other's choices.
 fn seed_of(seed: u64, case: &Case) -> u64 {
-    let hash = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(case.name.as_str()).finalize();
+    let hash = Sha256::new()
+        .chain_update(seed.to_le_bytes())
+        .chain_update(case.name.as_str())
+        .finalize();
     u64::from_le_bytes(std::array::from_fn(|i| hash[i]))
 }
 
@@ -96,7 +105,15 @@ impl<'a> Stage<'a> {
     fn base(&mut self, kind: Kind) -> Result<Base> {
         let start = Instant::now();
         let (case, disk) = (self.case, self.case.scenario.disk);
-        let base = Base::ensure(self.bed, Wanted { image: &case.image, lower: &case.lower, disk, kind })?;
+        let base = Base::ensure(
+            self.bed,
+            Wanted {
+                image: &case.image,
+                lower: &case.lower,
+                disk,
+                kind,
+            },
+        )?;
         self.spent("base", start);
         Ok(base)
     }
@@ -138,7 +155,11 @@ impl<'a> Stage<'a> {
         self.count(Count::OracleChecks, oracles.len() as u64);
         for Finding { oracle, detail } in findings {
             let state = state.map(str::to_owned);
-            self.outcome.failures.push(Failure { oracle, detail, state });
+            self.outcome.failures.push(Failure {
+                oracle,
+                detail,
+                state,
+            });
         }
     }
 
@@ -146,7 +167,11 @@ impl<'a> Stage<'a> {
     /// more can be learned then.
     fn control_is_caught(&self) -> bool {
         match self.case.scenario.expect {
-            Expect::Caught(oracle) => self.outcome.failures.iter().any(|failure| failure.oracle == oracle),
+            Expect::Caught(oracle) => self
+                .outcome
+                .failures
+                .iter()
+                .any(|failure| failure.oracle == oracle),
             Expect::Pass => false,
         }
     }

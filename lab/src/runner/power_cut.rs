@@ -56,7 +56,9 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut) ->
             Kind::Cluster
         }
         Cuttable::PageFsync => Kind::Empty,
-        Cuttable::Program(_) => bail!("cutting the power of a program of your own is not built yet"),
+        Cuttable::Program(_) => {
+            bail!("cutting the power of a program of your own is not built yet")
+        }
     };
     let base = stage.base(kind)?.view()?;
     let recording = record(stage, workload, cut, base.clone())?;
@@ -68,11 +70,26 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut) ->
         recording.end()
     );
     let cuts = choose(&timeline, &cut.cuts, cut.states, stage.seed);
-    explore::run(stage, workload, &explore::Plan { base: &base, recording: &recording, timeline: &timeline, cuts: &cuts, states: cut.states.get() })
+    explore::run(
+        stage,
+        workload,
+        &explore::Plan {
+            base: &base,
+            recording: &recording,
+            timeline: &timeline,
+            cuts: &cuts,
+            states: cut.states.get(),
+        },
+    )
 }
 
 /// Run the workload until its power is cut, and keep the recording.
-fn record(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut, base: View) -> Result<Recording> {
+fn record(
+    stage: &mut Stage<'_>,
+    workload: &Cuttable,
+    cut: &PowerCut,
+    base: View,
+) -> Result<Recording> {
     let mut session = stage.session("load", base, true)?;
     session.mount_lower(&stage.case.lower)?;
     let at = session.mount(&stage.case.mount)?;
@@ -90,7 +107,9 @@ fn record(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut, base: View
     let disk = session.disk().clone();
     session
         .guest()
-        .wait_until("the power cut", stage.bed.scale(CUT_TIMEOUT), || disk.end().is_some())
+        .wait_until("the power cut", stage.bed.scale(CUT_TIMEOUT), || {
+            disk.end().is_some()
+        })
         .context("run the workload until its power is cut")?;
     stage.spent("load", start);
     stage.outcome.warnings = session.guest().warnings();
@@ -103,7 +122,9 @@ fn trigger(at: &CutAt) -> Result<CutTrigger> {
         CutAt::Request(n) => CutTrigger::Request(*n),
         CutAt::Flush(n) => CutTrigger::Flush(*n),
         CutAt::Mark(text) => CutTrigger::Mark(text.clone().into_bytes()),
-        CutAt::TimeMs(_) => bail!("a cut at a time is not built yet; cut at a request, a flush or a mark"),
+        CutAt::TimeMs(_) => {
+            bail!("a cut at a time is not built yet; cut at a request, a flush or a mark")
+        }
     })
 }
 
@@ -120,9 +141,12 @@ fn request(session: &Session<'_>, workload: &Cuttable, at: &str, seed: u64) -> W
             reader_every_ms: READER_EVERY_MS,
             timeout_ms: session.timeout_ms(SERVER_TIMEOUT),
         },
-        Cuttable::PageFsync | Cuttable::Program(_) => {
-            WorkloadRequest::PageFsync { dir: format!("{at}/pages"), writes: PAGE_WRITES, pages: PAGES, seed }
-        }
+        Cuttable::PageFsync | Cuttable::Program(_) => WorkloadRequest::PageFsync {
+            dir: format!("{at}/pages"),
+            writes: PAGE_WRITES,
+            pages: PAGES,
+            seed,
+        },
     }
 }
 
@@ -136,9 +160,11 @@ fn ripen(session: &Session<'_>, workload: &Cuttable) -> Result<()> {
     };
     session
         .guest()
-        .wait_until("acknowledgements and checkpoints of the load", session.scale(RIPE_TIMEOUT), || {
-            progress.acks() >= acks && progress.checkpoints() >= checkpoints
-        })
+        .wait_until(
+            "acknowledgements and checkpoints of the load",
+            session.scale(RIPE_TIMEOUT),
+            || progress.acks() >= acks && progress.checkpoints() >= checkpoints,
+        )
         .with_context(|| {
             format!(
                 "the load had {} of {acks} acknowledgements and {} of {checkpoints} checkpoints",
@@ -153,7 +179,9 @@ fn choose(timeline: &Timeline, cuts: &Cuts, states: NonZeroU32, seed: u64) -> Ve
         Cuts::Seeded(count) => timeline.choose(count.get(), seed),
         Cuts::At(_) => vec![timeline.end()],
         // As many cuts as the budget of states allows, three states each.
-        Cuts::Everywhere => timeline.choose(states.get().div_ceil(crate::scenario::STATES_PER_CUT), seed),
+        Cuts::Everywhere => {
+            timeline.choose(states.get().div_ceil(crate::scenario::STATES_PER_CUT), seed)
+        }
     }
 }
 
@@ -203,4 +231,3 @@ impl Progress {
         self.checkpoints.load(Ordering::Relaxed)
     }
 }
-

@@ -36,21 +36,35 @@ pub(super) fn run(stage: &mut Stage<'_>, writers: &Writers) -> Result<()> {
         seed: stage.seed,
     };
     let start = Instant::now();
-    let write = WorkloadRequest::Writers { dir: format!("{at}/writers"), files };
+    let write = WorkloadRequest::Writers {
+        dir: format!("{at}/writers"),
+        files,
+    };
     let seen = ask(&session, write, WRITE_TIMEOUT)?;
     stage.spent("write", start);
     stage.count(Count::FilesWritten, seen.files);
-    stage.judged(&[OracleName::Writers], oracle::files::foreign_bytes(&files, &seen), None);
+    stage.judged(
+        &[OracleName::Writers],
+        oracle::files::foreign_bytes(&files, &seen),
+        None,
+    );
     if stage.control_is_caught() {
         return Ok(());
     }
     session.unmount()?;
     let start = Instant::now();
-    let verify = WorkloadRequest::VerifyWriters { dir: format!("{LOWER}/writers"), files };
+    let verify = WorkloadRequest::VerifyWriters {
+        dir: format!("{LOWER}/writers"),
+        files,
+    };
     let seen = ask(&session, verify, VERIFY_TIMEOUT)?;
     stage.spent("verify", start);
     stage.count(Count::FilesVerified, seen.files);
-    stage.judged(&[OracleName::Writers], oracle::files::foreign_bytes(&files, &seen), None);
+    stage.judged(
+        &[OracleName::Writers],
+        oracle::files::foreign_bytes(&files, &seen),
+        None,
+    );
     stage.outcome.warnings = session.guest().warnings();
     session.power_off()?;
     Ok(())

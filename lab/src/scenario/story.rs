@@ -182,12 +182,17 @@ impl Story {
         use OracleName as O;
         match self {
             Self::Initdb => &[O::Exit, O::Tree, O::Checksums, O::Log],
-            Self::Load(_) => &[O::Exit, O::Answers, O::Amcheck, O::Log],
+            Self::Load(_) => &[O::Answers, O::Amcheck, O::Log],
             Self::Writers(_) => &[O::Exit, O::Writers],
             Self::Flakey(_) => &[O::Stopped, O::Recovery, O::Ledger, O::Atomicity, O::Log],
-            Self::PowerCut(Cuttable::PostgresLedger(_), _) => {
-                &[O::Recovery, O::Ledger, O::Atomicity, O::Amcheck, O::Checksums, O::Log]
-            }
+            Self::PowerCut(Cuttable::PostgresLedger(_), _) => &[
+                O::Recovery,
+                O::Ledger,
+                O::Atomicity,
+                O::Amcheck,
+                O::Checksums,
+                O::Log,
+            ],
             Self::PowerCut(Cuttable::PageFsync, _) => &[O::Recovery, O::Ledger],
             Self::PowerCut(Cuttable::Program(program), _) => match program.judge {
                 Judge::Files { .. } => &[O::Recovery, O::Files],
