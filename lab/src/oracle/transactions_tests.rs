@@ -73,12 +73,12 @@ fn recovered(tables: Option<Vec<ConnRows>>) -> Recovered {
 }
 
 /// Judge connection 0 alone; oracles' names and details.
-fn judged(ledger: &Ledger, rows: ConnRows) -> Vec<(&'static str, String)> {
+fn judged(ledger: &Ledger, rows: ConnRows) -> Vec<(OracleName, String)> {
     let findings = judge(ledger, SEED, 1, &recovered(Some(vec![rows])));
     findings.into_iter().map(|f| (f.oracle, f.detail)).collect()
 }
 
-fn only(oracle: &str, words: &str, found: &[(&'static str, String)]) {
+fn only(oracle: OracleName, words: &str, found: &[(OracleName, String)]) {
     assert!(
         found.iter().any(|(o, d)| *o == oracle && d.contains(words)),
         "{oracle} does not say {words:?}: {found:#?}"

@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use plugpull_lab::oracle::{self, Finding, Ledger};
+use plugpull_lab::scenario::Named as _;
 use plugpull_protocol::workload::{LEDGER_CONF, LedgerRun, Recovered, plan};
 use plugpull_protocol::{Exited, Observation, Promise, WorkloadRequest};
 use rustix::process::{Pid, Signal};
@@ -328,7 +329,7 @@ fn two_clusters_differ_only_where_chance_is_at_work() {
 
 /// The oracles that complain, each once.
 fn names(found: &[Finding]) -> Vec<&'static str> {
-    let mut names: Vec<_> = found.iter().map(|f| f.oracle).collect();
+    let mut names: Vec<_> = found.iter().map(|f| f.oracle.name()).collect();
     names.dedup();
     names
 }
@@ -364,7 +365,7 @@ fn planted_losses_are_seen_by_the_oracles() {
     flipped[8192 + 8000] ^= 4;
     std::fs::write(&table, &flipped).expect("written");
     let found = bench.judged(&bench.recover());
-    for needed in ["ledger", "panic", "checksums"] {
+    for needed in ["ledger", "log", "checksums"] {
         assert!(names(&found).contains(&needed), "{needed}: {found:#?}");
     }
 
@@ -377,7 +378,7 @@ fn planted_losses_are_seen_by_the_oracles() {
     let control = Path::new(&bench.data()).join("global/pg_control");
     std::fs::write(control, [0; 8192]).expect("written");
     let found = bench.judged(&bench.recover());
-    assert_eq!(names(&found), ["ledger", "panic"], "{found:#?}");
+    assert_eq!(names(&found), ["ledger", "log"], "{found:#?}");
     assert!(found[0].detail.contains("600 promised transactions"));
 }
 
