@@ -137,7 +137,7 @@ fn serve(arguments: &Serve) -> Result<()> {
     }
     let server = disk.serve(&arguments.socket)?;
     let mut out = io::stdout();
-    writeln!(out, "serving on {}", server.socket().display())?;
+    writeln!(out, "serving on {}", arguments.socket.display())?;
     out.flush()?;
     io::copy(&mut io::stdin().lock().by_ref(), &mut io::sink()).context("read standard input")?;
     drop(server);
