@@ -6,7 +6,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use fuser::{Session, SessionUnmounter};
 use rustix::fs::Mode;
-use rustix::process::{Resource, getrlimit, setrlimit, umask};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use tracing::{info, warn};
 
 use crate::Errno;
@@ -115,9 +115,22 @@ fn existing_dir(path: &Path) -> Result<PathBuf> {
     Ok(found)
 }
 
-/// One descriptor per known inode and open file: the soft limit of 1024 is too low.
+/// One descriptor per known inode and open file: the usual limits, 1024 and 4096, are too low.
+/// A privileged server takes all that the kernel gives any process (`fs.nr_open`, proc(5)).
 fn raise_open_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open")
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    if let Some(most) = most {
+        let all = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        if setrlimit(Resource::Nofile, all).is_ok() {
+            return;
+        }
+    }
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         warn!(%error, "the limit of open files stays as it is");

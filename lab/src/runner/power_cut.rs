@@ -33,8 +33,11 @@ const CUT_TIMEOUT: Duration = Duration::from_secs(120);
 const LOAD_MS: u64 = 3_600_000;
 /// Acknowledgements that a run must have before it is cut.
 const RIPE_ACKS: u64 = 150;
-/// Checkpoints likewise: the second is the first that recycles segments.
+/// Checkpoints likewise.
 const RIPE_CHECKPOINTS: u64 = 3;
+/// WAL segments that these must have recycled: only then do data files and old
+/// segments take part in recovery as they do in a server that runs for long.
+const RIPE_RECYCLED: u64 = 1;
 /// How many further requests the seed may choose the cut among.
 const CUT_WINDOW: u64 = 400;
 const CHECKPOINT_EVERY_MS: u64 = 700;
@@ -154,22 +157,28 @@ fn request(session: &Session<'_>, workload: &Cuttable, at: &str, seed: u64) -> W
 /// passed, segments recycled.
 fn ripen(session: &Session<'_>, workload: &Cuttable) -> Result<()> {
     let progress = session.progress();
-    let (acks, checkpoints) = match workload {
-        Cuttable::PostgresLedger(_) => (RIPE_ACKS, RIPE_CHECKPOINTS),
-        Cuttable::PageFsync | Cuttable::Program(_) => (RIPE_ACKS, 0),
+    let (acks, checkpoints, recycled) = match workload {
+        Cuttable::PostgresLedger(_) => (RIPE_ACKS, RIPE_CHECKPOINTS, RIPE_RECYCLED),
+        Cuttable::PageFsync | Cuttable::Program(_) => (RIPE_ACKS, 0, 0),
     };
     session
         .guest()
         .wait_until(
             "acknowledgements and checkpoints of the load",
             session.scale(RIPE_TIMEOUT),
-            || progress.acks() >= acks && progress.checkpoints() >= checkpoints,
+            || {
+                progress.acks() >= acks
+                    && progress.checkpoints() >= checkpoints
+                    && progress.recycled() >= recycled
+            },
         )
         .with_context(|| {
             format!(
-                "the load had {} of {acks} acknowledgements and {} of {checkpoints} checkpoints",
+                "the load had {} of {acks} acknowledgements, {} of {checkpoints} checkpoints and \
+                 {} of {recycled} recycled WAL segments",
                 progress.acks(),
-                progress.checkpoints()
+                progress.checkpoints(),
+                progress.recycled()
             )
         })
 }
@@ -191,16 +200,24 @@ pub(super) fn count_timeline(stage: &mut Stage<'_>, timeline: &Timeline) {
         match promise {
             Promise::Ack { .. } => stage.count(Count::Acks, 1),
             Promise::Served { .. } => stage.count(Count::Served, 1),
-            Promise::Mark { text } if text.starts_with(MARK_CHECKPOINT_END) => {
-                stage.count(Count::Checkpoints, 1);
-                let so_far = text.rsplit(' ').next().and_then(|n| n.parse().ok());
-                recycled = so_far.unwrap_or(recycled);
+            Promise::Mark { text } => {
+                if let Some(so_far) = checkpoint_end(text) {
+                    stage.count(Count::Checkpoints, 1);
+                    recycled = so_far;
+                }
             }
-            Promise::Mark { .. } | Promise::Begin { .. } => {}
+            Promise::Begin { .. } => {}
         }
     }
     stage.count(Count::WalRecycled, recycled);
     stage.count(Count::Writes, timeline.volatile_writes());
+}
+
+/// The number of WAL segments recycled so far, as the mark at the end of a
+/// checkpoint has it.
+fn checkpoint_end(text: &str) -> Option<u64> {
+    let rest = text.strip_prefix(MARK_CHECKPOINT_END)?;
+    rest.rsplit(' ').next()?.parse().ok()
 }
 
 /// What a running load has said so far, counted where its promises arrive.
@@ -208,17 +225,24 @@ pub(super) fn count_timeline(stage: &mut Stage<'_>, timeline: &Timeline) {
 pub struct Progress {
     acks: AtomicU64,
     checkpoints: AtomicU64,
+    recycled: AtomicU64,
 }
 
 impl Progress {
     /// Take note of a promise.
     pub fn saw(&self, promise: &Promise) {
         match promise {
-            Promise::Ack { .. } => &self.acks,
-            Promise::Mark { text } if text.starts_with(MARK_CHECKPOINT_END) => &self.checkpoints,
-            _ => return,
+            Promise::Ack { .. } => {
+                self.acks.fetch_add(1, Ordering::Relaxed);
+            }
+            Promise::Mark { text } => {
+                if let Some(recycled) = checkpoint_end(text) {
+                    self.checkpoints.fetch_add(1, Ordering::Relaxed);
+                    self.recycled.store(recycled, Ordering::Relaxed);
+                }
+            }
+            Promise::Begin { .. } | Promise::Served { .. } => {}
         }
-        .fetch_add(1, Ordering::Relaxed);
     }
 
     /// Acknowledgements.
@@ -229,5 +253,10 @@ impl Progress {
     /// Checkpoints that returned.
     pub fn checkpoints(&self) -> u64 {
         self.checkpoints.load(Ordering::Relaxed)
+    }
+
+    /// WAL segments recycled.
+    pub fn recycled(&self) -> u64 {
+        self.recycled.load(Ordering::Relaxed)
     }
 }

@@ -183,7 +183,7 @@ impl Story {
         match self {
             Self::Initdb => &[O::Exit, O::Tree, O::Checksums, O::Log],
             Self::Load(_) => &[O::Answers, O::Amcheck, O::Log],
-            Self::Writers(_) => &[O::Exit, O::Writers],
+            Self::Writers(_) => &[O::Writers],
             Self::Flakey(_) => &[O::Stopped, O::Recovery, O::Ledger, O::Atomicity, O::Log],
             Self::PowerCut(Cuttable::PostgresLedger(_), _) => &[
                 O::Recovery,
