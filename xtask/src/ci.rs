@@ -16,13 +16,16 @@ const CLIPPY_DEADLINE: Duration = Duration::from_secs(1800);
 
 /// Run a job.
 pub(crate) fn run(args: &Ci) -> Result<Exit> {
-    match args.job {
+    match &args.job {
         CiJob::Lint => lint(&Home::find()?).map(|()| Exit::Pass),
         CiJob::Test => test::test(&options::Test {
             seed: None,
             accel: options::Accel::Auto,
         }),
-        CiJob::Nightly => test::test_vm(&TestVm::all_of(options::Profile::Nightly)),
+        CiJob::Nightly { shard } => test::test_vm(&TestVm {
+            shard: shard.clone(),
+            ..TestVm::all_of(options::Profile::Nightly)
+        }),
     }
 }
 

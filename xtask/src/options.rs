@@ -201,14 +201,18 @@ pub(crate) struct Ci {
     pub(crate) job: CiJob,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub(crate) enum CiJob {
     /// fmt and clippy
     Lint,
     /// What a pull request must pass: the same as `cargo xtask test`
     Test,
-    /// The nightly profile
-    Nightly,
+    /// The nightly profile, or one machine's part of it
+    Nightly {
+        /// Run only the Mth of N parts, as `test-vm --shard` does
+        #[arg(long, value_name = "M/N")]
+        shard: Option<String>,
+    },
 }
 
 /// Decimal or 0x hexadecimal.
