@@ -2,6 +2,7 @@
 
 pub mod artifacts;
 pub mod base;
+pub mod bench;
 pub mod oracle;
 pub mod prepare;
 pub mod progress;

@@ -181,7 +181,8 @@ impl Testbed {
         self.with_plan(image, disk, |plan| Ok(Template::find(plan)?.is_some()))
     }
 
-    fn with_plan<T>(
+    /// Do something with the plan of a template.
+    pub(crate) fn with_plan<T>(
         &self,
         image: &ImageName,
         disk: scenario::Disk,

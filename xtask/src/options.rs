@@ -171,6 +171,9 @@ pub(crate) struct Doctor {
 pub(crate) struct Bench {
     #[command(subcommand)]
     pub(crate) what: BenchWhat,
+    /// Also write the figures, with every sample, as JSON
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -178,19 +181,30 @@ pub(crate) enum BenchWhat {
     /// Cold boot, template and clone times of each image
     Vm {
         /// Rounds
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
+        /// Only this image
+        #[arg(long, value_name = "NAME")]
+        image: Option<String>,
     },
     /// The recording disk against QEMU's raw file driver and qemu-nbd
     Disk {
         /// Rounds
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
+        /// The guest's image
+        #[arg(long, value_name = "NAME", default_value = "debian13")]
+        image: String,
     },
     /// How often each control is caught by nature, over many runs
     Controls {
-        /// Runs of each control
-        #[arg(long, default_value_t = 10)]
+        /// Only cases whose name contains this; * and ? match as in a shell
+        filter: Option<String>,
+        /// At which size, and with how many processors in the guest
+        #[arg(long, value_enum, default_value = "smoke")]
+        profile: Profile,
+        /// Runs of each control, with the seeds 1 to N
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
         runs: u32,
     },
 }

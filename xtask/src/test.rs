@@ -245,7 +245,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
 }
 
-fn profile(profile: options::Profile) -> Profile {
+pub(crate) fn profile(profile: options::Profile) -> Profile {
     match profile {
         options::Profile::Smoke => Profile::Smoke,
         options::Profile::Full => Profile::Full,
