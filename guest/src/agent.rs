@@ -14,6 +14,7 @@ use rustix::system::{RebootCommand, reboot};
 
 use crate::{
     channel::Channel,
+    console::Console,
     devices, dm,
     errors::ErrorCount,
     mounts::{self, Servers},
@@ -36,6 +37,7 @@ struct Agent {
     channel: Channel,
     servers: Servers,
     errors: Mutex<Option<ErrorCount>>,
+    console: Console,
 }
 
 /// Run until the channel breaks.
@@ -56,6 +58,7 @@ pub(crate) fn run() -> Result<()> {
         channel,
         servers: Servers::default(),
         errors: Mutex::new(None),
+        console: Console::default(),
     });
     loop {
         match Channel::receive(&mut from_host)? {
@@ -192,6 +195,13 @@ impl Agent {
                 }
                 return Ok(Reply::Exited(spec.run(Duration::from_millis(timeout_ms))?));
             }
+            Request::Console {
+                term,
+                rows,
+                columns,
+                dir,
+            } => return Ok(Reply::Exited(self.console.run(&term, rows, columns, &dir)?)),
+            Request::HangUp => self.console.hang_up()?,
             Request::Workload(request) => {
                 let env = workload::Env {
                     promises: &self.channel,

@@ -8,6 +8,7 @@
 
 mod agent;
 mod channel;
+mod console;
 mod devices;
 mod dm;
 mod errors;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let outcome = match std::env::args().nth(1).as_deref() {
         Some("agent") => agent::run(),
+        Some(console::WORD) => console::become_shell(),
         Some(word) if std::process::id() != 1 => Err(anyhow::anyhow!(
             "unknown word {word:?}; this binary is the init of a plugpull guest and is not meant to be run by hand"
         )),

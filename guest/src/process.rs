@@ -28,7 +28,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 /// How many of the last bytes of each stream are kept.
-const TAIL_BYTES: usize = 64 << 10;
+const TAIL_BYTES: usize = Exited::TAIL_BYTES;
 
 /// How long the pipes of a process that has exited may stay open: only a
 /// descendant outside its group can hold them.

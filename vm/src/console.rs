@@ -6,9 +6,9 @@
 use std::{
     fmt,
     fs::File,
-    io::{BufRead, BufReader, Write},
+    io::{self, ErrorKind, Read, Write},
     os::unix::net::UnixStream,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use plugpull_protocol::Phase;
@@ -110,46 +110,123 @@ pub fn recognise(line: &str) -> Option<Fault> {
     })
 }
 
-/// Read the console to its end into a file and the monitor.
-pub(crate) fn watch(console: UnixStream, mut log: File, monitor: &Arc<Monitor>) {
-    let mut reader = BufReader::new(console);
-    let mut raw = Vec::new();
+/// A line without end is taken for one at this length, so that no output,
+/// however odd, takes more memory.
+const LINE_MAX: usize = 64 << 10;
+
+/// Where the console's output goes beside the log, while a person has it.
+#[derive(Default)]
+pub(crate) struct Tap(Mutex<Option<Box<dyn Write + Send>>>);
+
+impl Tap {
+    fn copy(&self, bytes: &[u8]) {
+        let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let copied = out
+            .as_mut()
+            .map(|out| out.write_all(bytes).and_then(|()| out.flush()));
+        if let Some(Err(error)) = copied {
+            tracing::debug!(%error, "whoever looked at the console has gone");
+            *out = None;
+        }
+    }
+
+    fn set(&self, out: Option<Box<dyn Write + Send>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = out;
+    }
+}
+
+/// The console in a person's hands: what is written to it is typed there, and
+/// what it shows is copied until this is dropped.
+pub struct Attached {
+    input: UnixStream,
+    tap: Arc<Tap>,
+}
+
+impl Attached {
+    pub(crate) fn new(
+        console: &UnixStream,
+        tap: &Arc<Tap>,
+        screen: Box<dyn Write + Send>,
+    ) -> io::Result<Self> {
+        let input = console.try_clone()?;
+        tap.set(Some(screen));
+        Ok(Self {
+            input,
+            tap: Arc::clone(tap),
+        })
+    }
+}
+
+impl Write for Attached {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.input.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.input.flush()
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.tap.set(None);
+    }
+}
+
+/// Read the console to its end into a file, the monitor, and whoever looks.
+pub(crate) fn watch(mut console: UnixStream, mut log: File, tap: &Tap, monitor: &Arc<Monitor>) {
+    let mut buffer = [0; 4096];
+    let mut line = Vec::new();
     loop {
-        raw.clear();
-        match reader.read_until(b'\n', &mut raw) {
-            Ok(0) => return,
+        let bytes = match console.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => &buffer[..count],
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => {
                 tracing::debug!(%error, "the console broke off");
-                return;
+                break;
             }
-            Ok(_) => {}
-        }
-        if let Err(error) = log.write_all(&raw) {
+        };
+        if let Err(error) = log.write_all(bytes) {
             // The watch must go on draining, or the guest stops at its next line.
             tracing::warn!(%error, "the console's log cannot be written");
         }
-        let line = String::from_utf8_lossy(&raw).trim_end().to_owned();
-        monitor.update(|state| {
-            state.reached(if line.starts_with("plugpull-init:") {
-                Phase::Init
-            } else {
-                Phase::Kernel
-            });
-            if let Some(fault) = recognise(&line) {
-                tracing::warn!(%fault, "console");
-                // The first fatal fault is the cause; the worst one otherwise.
-                let keep = state
-                    .fault
-                    .as_ref()
-                    .is_some_and(|old| old.is_fatal() || old.kind >= fault.kind);
-                if !keep {
-                    state.fault = Some(fault.clone());
-                }
-                state.warnings.push(fault.to_string());
+        tap.copy(bytes);
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            line.extend_from_slice(piece);
+            if line.ends_with(b"\n") || line.len() >= LINE_MAX {
+                take_line(&line, monitor);
+                line.clear();
             }
-            state.console_line(line);
-        });
+        }
     }
+    if !line.is_empty() {
+        take_line(&line, monitor);
+    }
+}
+
+fn take_line(raw: &[u8], monitor: &Monitor) {
+    let line = String::from_utf8_lossy(raw).trim_end().to_owned();
+    monitor.update(|state| {
+        state.reached(if line.starts_with("plugpull-init:") {
+            Phase::Init
+        } else {
+            Phase::Kernel
+        });
+        if let Some(fault) = recognise(&line) {
+            tracing::warn!(%fault, "console");
+            // The first fatal fault is the cause; the worst one otherwise.
+            let keep = state
+                .fault
+                .as_ref()
+                .is_some_and(|old| old.is_fatal() || old.kind >= fault.kind);
+            if !keep {
+                state.fault = Some(fault.clone());
+            }
+            state.warnings.push(fault.to_string());
+        }
+        state.console_line(line);
+    });
 }
 
 #[cfg(test)]
@@ -201,6 +278,35 @@ mod tests {
         check("a test prints: Kernel panic - not syncing", None);
         check("[not a stamp] BUG: in my parser", None);
         check("[    1.0] EXT4-fs (vdb): mounted filesystem", None);
+    }
+
+    #[test]
+    fn lines_are_whole_however_they_come_and_a_tap_sees_every_byte() {
+        let (mut guest, host) = UnixStream::pair().expect("a pair");
+        let log = tempfile::tempfile().expect("a file");
+        let monitor = Arc::new(Monitor::new(Phase::Firmware));
+        let tap = Arc::new(Tap::default());
+        let (screen, mut seen) = UnixStream::pair().expect("a pair");
+        let mut attached = Attached::new(&host, &tap, Box::new(screen)).expect("attached");
+        attached.write_all(b"ls\n").expect("typed");
+        let (theirs, watched) = (Arc::clone(&tap), Arc::clone(&monitor));
+        let watcher = std::thread::spawn(move || watch(host, log, &theirs, &watched));
+        let mut typed = [0; 3];
+        guest.read_exact(&mut typed).expect("read");
+        assert_eq!(&typed, b"ls\n");
+        for piece in ["[    5.1] Kernel pa", "nic - not syncing: x\r\n", "prompt$ "] {
+            guest.write_all(piece.as_bytes()).expect("written");
+        }
+        let mut shown = [0; 49];
+        seen.read_exact(&mut shown).expect("copied");
+        assert!(shown.ends_with(b": x\r\nprompt$ "), "{shown:?}");
+        drop(attached);
+        assert_eq!(seen.read(&mut shown).expect("the end"), 0, "detached");
+        drop(guest);
+        watcher.join().expect("it ends with the console");
+        let state = monitor.lock();
+        assert_eq!(state.fault.as_ref().map(|f| f.kind), Some(FaultKind::Panic));
+        assert_eq!(state.console.len(), 2, "{:?}", state.console);
     }
 
     #[test]

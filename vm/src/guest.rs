@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io::Write,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    console,
+    console::{self, Attached, Tap},
     machine::{Machine, Medium, MemoryFile, Shape},
     monitor::{Monitor, Trouble},
     process::Child,
@@ -62,6 +63,8 @@ pub struct Guest {
     // readers see their streams close.
     child: Child,
     qmp: Qmp,
+    console: UnixStream,
+    tap: Arc<Tap>,
     to_guest: Arc<Mutex<UnixStream>>,
     next_request: AtomicU64,
     monitor: Arc<Monitor>,
@@ -152,8 +155,13 @@ impl Guest {
         let to_guest = Arc::new(Mutex::new(to_guest));
         let mut readers = Vec::new();
         let log = create("console.log")?;
+        let console = serial
+            .try_clone()
+            .context("duplicate the console's socket")?;
+        let tap = Arc::new(Tap::default());
+        let watched = Arc::clone(&tap);
         readers.push(reader("console", &monitor, move |monitor| {
-            console::watch(serial, log, monitor)
+            console::watch(serial, log, &watched, monitor)
         })?);
         let events = qmp.try_clone()?;
         readers.push(reader("qmp", &monitor, move |monitor| {
@@ -167,6 +175,8 @@ impl Guest {
         let guest = Self {
             child,
             qmp: Qmp::new(qmp, Arc::clone(&monitor)),
+            console,
+            tap,
             to_guest,
             next_request: AtomicU64::new(1),
             monitor,
@@ -241,6 +251,32 @@ impl Guest {
         Ok(reply?)
     }
 
+    /// The answer to a request that was sent, if it has come.
+    ///
+    /// # Errors
+    /// The guest's refusal or trouble.
+    pub fn answered(&self, pending: Pending) -> Result<Option<Reply>, Trouble> {
+        match self.answer(pending, "", Duration::ZERO) {
+            Ok(reply) => Ok(Some(reply)),
+            Err(Trouble::Hung { .. }) => Ok(None),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// Give the serial console to a person: what it shows is also written to
+    /// `screen`.
+    ///
+    /// # Errors
+    /// When there is no descriptor to be had.
+    pub fn attach(&self, screen: Box<dyn Write + Send>) -> Result<Attached> {
+        Attached::new(&self.console, &self.tap, screen).context("attach to the console")
+    }
+
+    /// QEMU's process.
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
     /// Wait for a condition outside, woken also by trouble in the guest: looks
     /// each time anything of the guest changes, and at least ten times a second.
     ///
@@ -313,7 +349,19 @@ impl Guest {
         self.child
             .wait(timeout)
             .map_err(|error| Trouble::Host(format!("wait for QEMU's end: {error}")))?;
-        Ok(())
+        // Now the console is all there: trouble in the kernel's last moments
+        // must not pass for a clean end.
+        self.join_readers();
+        self.monitor.check()
+    }
+
+    /// Once QEMU has ended, its streams are closed, so each reader ends.
+    fn join_readers(&mut self) {
+        for reader in self.readers.drain(..) {
+            if reader.join().is_err() {
+                tracing::warn!("a reader of the guest panicked");
+            }
+        }
     }
 
     /// Stop the machine's processors.
@@ -335,12 +383,7 @@ impl Drop for Guest {
         if let Err(error) = self.child.kill() {
             tracing::warn!(%error, "QEMU could not be killed");
         }
-        for reader in self.readers.drain(..) {
-            // Their streams are closed now, so each ends.
-            if reader.join().is_err() {
-                tracing::warn!("a reader of the guest panicked");
-            }
-        }
+        self.join_readers();
     }
 }
 

@@ -137,6 +137,11 @@ impl Monitor {
         self.changed.notify_all();
     }
 
+    /// Whether the guest's kernel has been well so far.
+    pub(crate) fn check(&self) -> Result<(), Trouble> {
+        self.lock().check()
+    }
+
     /// Wait until `found` finds something, the guest is in trouble, or the
     /// deadline passes.
     pub(crate) fn wait<T>(
@@ -153,14 +158,8 @@ impl Monitor {
             if let Some(value) = found(&mut state) {
                 return Ok(value);
             }
+            state.check()?;
             let console = || state.console.iter().cloned().collect::<Vec<_>>();
-            if let Some(fault) = state.fault.clone().filter(Fault::is_fatal) {
-                return Err(Trouble::Kernel {
-                    phase: state.phase,
-                    fault,
-                    console: console(),
-                });
-            }
             if let Some(reason) = state.ended.clone().or_else(|| state.channel_error.clone()) {
                 let (phase, waited_for) = (state.phase, waited_for.to_owned());
                 return Err(Trouble::Ended {
@@ -192,6 +191,17 @@ impl Monitor {
 }
 
 impl State {
+    fn check(&self) -> Result<(), Trouble> {
+        match self.fault.clone().filter(Fault::is_fatal) {
+            Some(fault) => Err(Trouble::Kernel {
+                phase: self.phase,
+                fault,
+                console: self.console.iter().cloned().collect(),
+            }),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn reached(&mut self, phase: Phase) {
         self.phase = self.phase.max(phase);
     }

@@ -251,6 +251,21 @@ pub enum Request {
         /// Killed, with its whole process group, after this time.
         timeout_ms: u64,
     },
+    /// Run an interactive shell on the serial console until it ends;
+    /// answered with [`Reply::Exited`], whose output is empty: it went to the
+    /// console.
+    Console {
+        /// `TERM` of the host's terminal.
+        term: String,
+        /// Its height in characters.
+        rows: u16,
+        /// Its width in characters.
+        columns: u16,
+        /// Where the shell starts.
+        dir: String,
+    },
+    /// End that shell as a terminal whose line drops does: with SIGHUP.
+    HangUp,
     /// A built-in workload or checker.
     Workload(WorkloadRequest),
     /// Write everything back and power off.
@@ -302,6 +317,9 @@ pub struct Exited {
 }
 
 impl Exited {
+    /// How much of each stream is kept, in bytes.
+    pub const TAIL_BYTES: usize = 64 << 10;
+
     /// True when the program exited with 0.
     pub fn success(&self) -> bool {
         self.code == 0
