@@ -12,5 +12,6 @@ pub mod runner;
 pub mod scenario;
 pub mod select;
 pub mod session;
+pub mod shell;
 pub mod suite;
 pub mod testbed;

@@ -179,7 +179,7 @@ fn tell_host(progress: &dyn Progress, event: &HostEvent) {
 }
 
 /// Run a piece of work as an activity.
-fn during<T>(
+pub(crate) fn during<T>(
     progress: &dyn Progress,
     activity: Activity,
     work: impl FnOnce() -> Result<T>,

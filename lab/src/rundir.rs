@@ -93,21 +93,38 @@ impl RunDir {
     /// When the file system refuses; the path is named.
     pub fn create(root: &Path) -> anyhow::Result<Self> {
         let runs = root.join("runs");
-        // Between making a directory and locking it, a sweep would take it for
-        // a dead one; the lock on all runs keeps the two apart.
         let _all = lock_all(&runs)?;
+        let run = Self::make(&runs)?;
+        let latest = runs.join(format!(".latest-{}", run.id()));
+        std::os::unix::fs::symlink(run.id(), &latest)?;
+        fs::rename(&latest, runs.join("latest")).context("cannot move the link `latest`")?;
+        Ok(run)
+    }
+
+    /// As [`RunDir::create`] for something that is no run of tests, so `latest`
+    /// stays; to be [removed](RunDir::remove) at its end.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_aside(root: &Path) -> anyhow::Result<Self> {
+        let runs = root.join("runs");
+        let _all = lock_all(&runs)?;
+        Self::make(&runs)
+    }
+
+    /// The lock on all runs must be held: between making a directory and
+    /// locking it, a sweep would take it for a dead one.
+    fn make(runs: &Path) -> anyhow::Result<Self> {
         let id = run_id(SystemTime::now(), std::process::id());
-        let (id, path) = (1..100_u32)
+        let path = (1..100_u32)
             .find_map(|n| {
-                let id = if n == 1 {
-                    id.clone()
-                } else {
-                    format!("{id}-{n}")
-                };
-                let path = runs.join(&id);
+                let path = runs.join(match n {
+                    1 => id.clone(),
+                    n => format!("{id}-{n}"),
+                });
                 match fs::create_dir(&path) {
                     Err(e) if e.kind() == ErrorKind::AlreadyExists => None,
-                    made => Some(made.map(|()| (id, path))),
+                    made => Some(made.map(|()| path)),
                 }
             })
             .with_context(|| format!("no free name for a run in {}", runs.display()))?
@@ -116,13 +133,19 @@ impl RunDir {
         lock.try_lock()
             .with_context(|| format!("cannot lock {}", path.display()))?;
         fs::create_dir(path.join("tests"))?;
-        let latest = runs.join(format!(".latest-{id}"));
-        std::os::unix::fs::symlink(&id, &latest)?;
-        fs::rename(&latest, runs.join("latest")).context("cannot move the link `latest`")?;
         Ok(Self {
             path,
             _lock: Some(lock),
         })
+    }
+
+    /// Remove it with all that is in it.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn remove(self) -> anyhow::Result<()> {
+        fs::remove_dir_all(&self.path)
+            .with_context(|| format!("cannot remove {}", self.path.display()))
     }
 
     /// The directory of a run that somebody else holds: what a test does with
@@ -405,6 +428,12 @@ mod tests {
         drop(second);
         lock.try_lock().expect("free once the run is over");
         assert!(RunDir::open(&path).is_ok() && RunDir::open(&path.join("no")).is_err());
+        let aside = RunDir::create_aside(root.path()).expect("made");
+        let latest = fs::read_link(root.path().join("runs/latest")).expect("a link");
+        assert_eq!(root.path().join("runs").join(latest), path);
+        let path = aside.path().to_owned();
+        aside.remove().expect("removed");
+        assert!(!path.exists());
     }
 
     #[test]

@@ -294,7 +294,11 @@ mod tests {
         let mut typed = [0; 3];
         guest.read_exact(&mut typed).expect("read");
         assert_eq!(&typed, b"ls\n");
-        for piece in ["[    5.1] Kernel pa", "nic - not syncing: x\r\n", "prompt$ "] {
+        for piece in [
+            "[    5.1] Kernel pa",
+            "nic - not syncing: x\r\n",
+            "prompt$ ",
+        ] {
             guest.write_all(piece.as_bytes()).expect("written");
         }
         let mut shown = [0; 49];

@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, process::ExitStatus};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use plugpull_lab::{
     prepare,
     progress::{self, Event},
@@ -12,7 +12,7 @@ use plugpull_lab::{
 use plugpull_vm::{
     accel::Wish,
     cache::Home,
-    host::{self, HostError},
+    host,
     image::{self, Recipe},
 };
 
@@ -223,14 +223,4 @@ fn device(device: &host::Device) -> String {
         host::Device::Absent => String::from("is not there"),
         host::Device::Refuses(why) => format!("does not open: {why}"),
     }
-}
-
-/// A shell in a guest.
-pub(crate) fn shell(args: &options::Shell) -> Result<Exit> {
-    let _ = args;
-    Err(HostError::Missing {
-        what: vec![],
-        command: String::new(),
-    })
-    .context("not there yet")
 }

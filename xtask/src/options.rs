@@ -23,6 +23,11 @@ pub(crate) enum Command {
     /// Everything CI runs: fmt, clippy, unit tests, host mounts, the smoke profile
     Test(Test),
     /// A shell in a guest, with the filesystem mounted
+    ///
+    /// The lower filesystem is at /mnt/lower, plugpull-fs over it at /mnt/fs,
+    /// where the shell starts. On a terminal it is interactive; otherwise
+    /// standard input is one script. The disk is empty at first and forgotten
+    /// at the end.
     Shell(Shell),
     /// Guest images: list, build, update their locks, clean
     Image(Image),

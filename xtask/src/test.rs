@@ -144,6 +144,24 @@ fn choose(home: &Home, args: &TestVm, profile: Profile) -> Result<Vec<Case>> {
     Ok(selection.of(cases).map_err(Mistake::new)?)
 }
 
+/// Remove what runs that were killed have left, and forget old ones.
+pub(crate) fn tidy(home: &Home, progress: &dyn Progress) -> Result<()> {
+    for swept in rundir::sweep(&home.state)? {
+        for removed in &swept.removed {
+            progress.tell(&Event::Notice {
+                text: format!("left by the run {}: removed {removed}", swept.run),
+            });
+        }
+        for stayed in &swept.stayed {
+            progress.tell(&Event::Warning {
+                text: format!("left by the run {}: {stayed}", swept.run),
+            });
+        }
+    }
+    rundir::prune(&home.state, RUNS_KEPT)?;
+    Ok(())
+}
+
 /// A run's directory and what is reported of it.
 pub(crate) struct Run {
     pub(crate) dir: RunDir,
@@ -152,19 +170,7 @@ pub(crate) struct Run {
 impl Run {
     /// Tidy up after runs that were killed, then begin a new one.
     pub(crate) fn begin(home: &Home, progress: &dyn Progress) -> Result<Self> {
-        for swept in rundir::sweep(&home.state)? {
-            for removed in &swept.removed {
-                progress.tell(&Event::Notice {
-                    text: format!("left by the run {}: removed {removed}", swept.run),
-                });
-            }
-            for stayed in &swept.stayed {
-                progress.tell(&Event::Warning {
-                    text: format!("left by the run {}: {stayed}", swept.run),
-                });
-            }
-        }
-        rundir::prune(&home.state, RUNS_KEPT)?;
+        tidy(home, progress)?;
         Ok(Self {
             dir: RunDir::create(&home.state)?,
         })
