@@ -55,7 +55,7 @@ pub enum Trouble {
         console: Vec<String>,
     },
     /// The guest answered that it could not.
-    #[error("{0}")]
+    #[error(transparent)]
     Refused(#[from] Failure),
     /// QEMU's monitor refused a command.
     #[error("QEMU refused {command}: {message}")]
