@@ -25,8 +25,8 @@ use crate::{
 
 /// Changes whenever the way bases are made does.
 const FORMAT: u32 = 1;
-/// How many connections the prepared tables serve.
-pub const LEDGER_CONNECTIONS: u32 = 4;
+/// The cluster of stories that need no ledger: the same base as the ledger's.
+pub const PLAIN_CLUSTER: Kind = Kind::Cluster { connections: 4 };
 /// A base with a cluster takes about 20 s to make on the reference host.
 const LOCK_DEADLINE: Duration = Duration::from_secs(1200);
 /// initdb takes 11 s in a guest of the reference host.
@@ -57,7 +57,10 @@ pub enum Kind {
     Empty,
     /// The lower filesystem with a PostgreSQL cluster that has the ledger's
     /// tables, made natively and stopped cleanly.
-    Cluster,
+    Cluster {
+        /// How many connections the ledger's tables serve.
+        connections: u32,
+    },
 }
 
 /// A base disk that exists.
@@ -84,7 +87,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Empty => "empty",
-            Self::Cluster => "PostgreSQL cluster",
+            Self::Cluster { .. } => "PostgreSQL cluster",
         }
     }
 }
@@ -105,7 +108,7 @@ impl Wanted<'_> {
             )
             .field("disk", format!("{} {}", self.disk.size.0, self.disk.unit))
             .field("kind", format!("{:?}", self.kind));
-        if self.kind == Kind::Cluster {
+        if let Kind::Cluster { .. } = self.kind {
             // The tables are made by the guest's workload.
             key = key
                 .field("initdb", initdb_args().join(" "))
@@ -194,7 +197,7 @@ fn make(bed: &Testbed, wanted: Wanted<'_>, dir: &Path, logs: &Path) -> Result<()
         },
     )?;
     session.mkfs(wanted.lower)?;
-    if wanted.kind == Kind::Cluster {
+    if let Kind::Cluster { connections } = wanted.kind {
         session.mount_lower(wanted.lower)?;
         let data = cluster_dir(LOWER);
         initdb(&session, &data)?;
@@ -203,7 +206,7 @@ fn make(bed: &Testbed, wanted: Wanted<'_>, dir: &Path, logs: &Path) -> Result<()
         let timeout_ms = session.timeout_ms(PREPARE_TIMEOUT);
         let prepare = WorkloadRequest::PostgresLedgerPrepare {
             dir: data,
-            connections: LEDGER_CONNECTIONS,
+            connections,
             timeout_ms,
         };
         match session.workload(prepare, PREPARE_TIMEOUT * 2)? {

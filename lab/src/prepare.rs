@@ -21,7 +21,7 @@ use plugpull_vm::{
 
 use crate::{
     artifacts::{self, Artifacts},
-    base::{Base, Kind, Wanted},
+    base::{Base, Kind, PLAIN_CLUSTER, Wanted},
     progress::{Activity, Event, Outcome, Progress},
     scenario::{Case, Cuttable, ImageName, Profile, Story},
     testbed::{ImageSetup, Setup, Testbed},
@@ -383,9 +383,12 @@ fn bases(bed: &Testbed, cases: &[Case], progress: &dyn Progress) -> Result<()> {
 /// The base disks that a story starts from.
 fn kinds(story: &Story) -> Vec<Kind> {
     match story {
-        Story::Initdb => vec![Kind::Empty, Kind::Cluster],
-        Story::Load(_) | Story::Flakey(_) | Story::PowerCut(Cuttable::PostgresLedger(_), _) => {
-            vec![Kind::Cluster]
+        Story::Initdb => vec![Kind::Empty, PLAIN_CLUSTER],
+        Story::Load(_) => vec![PLAIN_CLUSTER],
+        Story::Flakey(connections) | Story::PowerCut(Cuttable::PostgresLedger(connections), _) => {
+            vec![Kind::Cluster {
+                connections: connections.0.get(),
+            }]
         }
         Story::Writers(_) | Story::PowerCut(..) | Story::Program(_) => vec![Kind::Empty],
     }

@@ -14,7 +14,7 @@ use crate::{
     report::{Evidence, Failure, Planned, ScenarioResult, Verdict},
     rundir::RunDir,
     runner::{self, Outcome},
-    scenario::{self, BadFile, Case, Loaded, Profile},
+    scenario::{self, BadFile, Case, CutPoint, Cuts, Cuttable, Loaded, Profile, Server, Story},
     testbed::{Setup, Testbed, announced},
 };
 
@@ -73,6 +73,24 @@ pub fn load(home: &Home, file: Option<&std::path::Path>) -> Result<Vec<Loaded>> 
                 .with_context(|| format!("list the scenarios in {}", dir.display()))
         }
     }
+}
+
+/// What a case asks for and the runner cannot do yet; the format is ahead of
+/// it, and a case that would quietly do less is refused.
+pub fn refusal(case: &Case) -> Option<String> {
+    let program = "a program of your own";
+    let what = match (&case.story, &case.mount.server) {
+        (Story::Program(_) | Story::PowerCut(Cuttable::Program(_), _), _) => program,
+        (Story::PowerCut(_, cut), _) if matches!(cut.cuts, Cuts::At(CutPoint::TimeMs(_))) => {
+            "a cut at a time (a request, a flush and a mark work)"
+        }
+        (_, Server::Program { packages, .. }) if !packages.is_empty() => {
+            "packages for a mount of your own"
+        }
+        _ if !case.lower.mounted => "a lower filesystem that is made and not mounted",
+        _ => return None,
+    };
+    Some(format!("{}: {what} cannot be run yet", case.name))
 }
 
 /// The tests of a profile.
@@ -187,6 +205,8 @@ fn evidence(
         .collect();
     let unasked = (!silent.is_empty() && outcome.failures.is_empty())
         .then(|| format!("no judgement was given by: {}", silent.join(", ")));
+    let mut counts = outcome.counts;
+    counts.add_named("kernel_warnings", outcome.warnings.len() as u64);
     let repro = rerun(case.name.as_str(), setup.seed);
     let failures = outcome.failures.into_iter().map(|failure| Failure {
         oracle: failure.oracle.to_string(),
@@ -198,7 +218,7 @@ fn evidence(
     });
     planned.result(Evidence {
         failures: failures.collect(),
-        counts: outcome.counts,
+        counts,
         phases: outcome.seconds,
         seconds: start.elapsed().as_secs_f64(),
         infra: infra.or(unasked),

@@ -37,7 +37,14 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             let exit = commands::Exit::of(&error);
-            eprintln!("error: {error:#}");
+            let text = format!("{error:#}");
+            // Complaints about a user's file bring their own heading.
+            let heading = if text.starts_with("error") {
+                ""
+            } else {
+                "error: "
+            };
+            eprintln!("{heading}{text}");
             exit.into()
         }
     }

@@ -1,6 +1,7 @@
 //! `test-vm` and `test`: choose, prepare, hand over to nextest, report.
 
 use std::{
+    io::Write,
     path::Path,
     time::{Duration, Instant},
 };
@@ -34,10 +35,15 @@ pub(crate) fn test_vm(args: &TestVm) -> Result<Exit> {
     let profile = profile(args.profile);
     let chosen = choose(&home, args, profile)?;
     if args.list {
-        for case in &chosen {
-            println!("{}", case.name);
-        }
-        return Ok(Exit::Pass);
+        let names: String = chosen
+            .iter()
+            .map(|case| format!("{}\n", case.name))
+            .collect();
+        return say(&names).map(|()| Exit::Pass);
+    }
+    if chosen.is_empty() {
+        // Shards are dealt by name; one may get nothing.
+        return say("no case falls to this shard\n").map(|()| Exit::Pass);
     }
     let progress = progress::on_stderr();
     let start = Instant::now();
@@ -62,8 +68,11 @@ pub(crate) fn test_vm(args: &TestVm) -> Result<Exit> {
     let shard = args.shard.clone().unwrap_or_else(|| Shard::ALL.to_string());
     let outcome = nextest::run(&home, &run.dir, nextest::Scope::Vm, profile, args.bless)?;
     let report = run.report(&chosen, laps, shard, start)?;
-    print!("{}", report::table(&report, Look::of(&std::io::stdout())));
-    println!("report: {}", run.dir.path().join("report.json").display());
+    let table = report::table(&report, Look::of(&std::io::stdout()));
+    say(&format!(
+        "{table}report: {}\n",
+        run.dir.path().join("report.json").display()
+    ))?;
     Ok(Exit::of_run(report.verdict, outcome))
 }
 
@@ -104,9 +113,20 @@ pub(crate) fn test(args: &options::Test) -> Result<Exit> {
     let report = run.report(&chosen, laps, Shard::ALL.to_string(), start)?;
     let exit = Exit::of_run(report.verdict, outcome);
     if exit != Exit::Pass {
-        print!("{}", report::table(&report, Look::of(&std::io::stdout())));
+        say(&report::table(&report, Look::of(&std::io::stdout())))?;
     }
     Ok(exit)
+}
+
+/// Print to standard output. A reader that has gone, as `head` does, is no
+/// error.
+pub(crate) fn say(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("write to standard output")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The cases that a call asks for.
@@ -141,7 +161,12 @@ fn choose(home: &Home, args: &TestVm, profile: Profile) -> Result<Vec<Case>> {
         image: args.image.clone(),
         shard,
     };
-    Ok(selection.of(cases).map_err(Mistake::new)?)
+    let chosen = selection.of(cases).map_err(Mistake::new)?;
+    let refused: Vec<String> = chosen.iter().filter_map(suite::refusal).collect();
+    if !refused.is_empty() {
+        return Err(Mistake::text(refused.join("\n")).into());
+    }
+    Ok(chosen)
 }
 
 /// Remove what runs that were killed have left, and forget old ones.
@@ -182,10 +207,6 @@ impl Run {
         order: &Order<'_>,
         progress: &dyn Progress,
     ) -> Result<Laps> {
-        if order.cases.is_empty() {
-            // Another shard's work: nothing to prepare, nothing to run.
-            return Ok(Laps::new());
-        }
         let text = format!(
             "seed {}; {} cases of the profile {}",
             order.seed,

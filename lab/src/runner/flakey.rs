@@ -11,9 +11,9 @@ use plugpull_protocol::{
 
 use super::{Stage, cuts::Timeline};
 use crate::{
-    base::{Kind, LEDGER_CONNECTIONS, cluster_dir},
+    base::{Kind, cluster_dir},
     oracle::{Ledger, exit_as, postgres, transactions},
-    scenario::{Count, Named, OracleName},
+    scenario::{Connections, Count, Named, OracleName},
     session::{DATA, Session},
 };
 
@@ -33,8 +33,9 @@ const DM_TIMEOUT: Duration = Duration::from_secs(60);
 const SERVER_TIMEOUT: Duration = Duration::from_secs(90);
 const FSCK_TIMEOUT: Duration = Duration::from_secs(180);
 
-pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
-    let base = stage.base(Kind::Cluster)?;
+pub(super) fn run(stage: &mut Stage<'_>, connections: Connections) -> Result<()> {
+    let connections = connections.0.get();
+    let base = stage.base(Kind::Cluster { connections })?;
     let mut session = stage.session("flakey", base.view()?, true)?;
     let below = Device::Serial(DATA.to_owned());
     let mapper = Device::Mapper(NAME.to_owned());
@@ -51,7 +52,7 @@ pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
     let start = Instant::now();
     let load = session.begin(WorkloadRequest::PostgresLedger {
         dir: cluster_dir(at),
-        connections: LEDGER_CONNECTIONS,
+        connections,
         seed: stage.seed,
         conf: LEDGER_CONF.iter().map(|line| (*line).to_owned()).collect(),
         transactions: u64::from(u32::MAX),
@@ -114,7 +115,7 @@ pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
     let timeline = Timeline::of(&recording);
     super::power_cut::count_timeline(stage, &timeline);
     let ledger = Ledger::at(timeline.records(), recording.last_seq().0)?;
-    let lost = transactions::judge(&ledger, stage.seed, LEDGER_CONNECTIONS, &recovered);
+    let lost = transactions::judge(&ledger, stage.seed, connections, &recovered);
     stage.judged(&[OracleName::Ledger, OracleName::Atomicity], lost, None);
     stage.judged(
         &[OracleName::Log],

@@ -9,7 +9,7 @@ use plugpull_protocol::{Observation, WorkloadRequest};
 
 use super::Stage;
 use crate::{
-    base::{self, INITDB_TIMEOUT, Kind, cluster_dir},
+    base::{self, INITDB_TIMEOUT, Kind, PLAIN_CLUSTER, cluster_dir},
     oracle::{
         exit,
         files::{Contents, tree_equal},
@@ -23,7 +23,7 @@ const CHECKSUMS_TIMEOUT: Duration = Duration::from_secs(120);
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
-    let reference = stage.base(Kind::Cluster)?.reference_tree()?;
+    let reference = stage.base(PLAIN_CLUSTER)?.reference_tree()?;
     let empty = stage.base(Kind::Empty)?;
     let mut session = stage.session("initdb", empty.view()?, false)?;
     session.mount_lower(&stage.case.lower)?;

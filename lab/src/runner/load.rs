@@ -8,7 +8,7 @@ use plugpull_protocol::{Observation, WorkloadRequest, workload::plan};
 
 use super::Stage;
 use crate::{
-    base::{Kind, cluster_dir},
+    base::{PLAIN_CLUSTER, cluster_dir},
     oracle::postgres,
     scenario::{Count, Load, OracleName},
 };
@@ -17,7 +17,7 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(1500);
 
 pub(super) fn run(stage: &mut Stage<'_>, load: &Load) -> Result<()> {
-    let base = stage.base(Kind::Cluster)?;
+    let base = stage.base(PLAIN_CLUSTER)?;
     let mut session = stage.session("load", base.view()?, false)?;
     session.mount_lower(&stage.case.lower)?;
     let at = session.mount(&stage.case.mount)?;

@@ -76,7 +76,7 @@ pub fn run(bed: &Testbed, case: &Case, dir: &Path, outcome: &mut Outcome) -> Res
         Story::Initdb => initdb::run(&mut stage),
         Story::Load(load) => load::run(&mut stage, load),
         Story::Writers(writers) => writers::run(&mut stage, writers),
-        Story::Flakey(_) => flakey::run(&mut stage),
+        Story::Flakey(connections) => flakey::run(&mut stage, *connections),
         Story::PowerCut(workload, cut) => power_cut::run(&mut stage, workload, cut),
         Story::Program(_) => bail!("running a program of your own is not built yet"),
     }

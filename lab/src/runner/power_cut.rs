@@ -20,7 +20,7 @@ use super::{
     explore,
 };
 use crate::{
-    base::{Kind, LEDGER_CONNECTIONS, cluster_dir},
+    base::{Kind, cluster_dir},
     scenario::{Count, CutPoint as CutAt, Cuts, Cuttable, PowerCut},
     session::Session,
 };
@@ -50,14 +50,9 @@ pub(super) const PAGES: u32 = 64;
 
 pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut) -> Result<()> {
     let kind = match workload {
-        Cuttable::PostgresLedger(connections) => {
-            ensure!(
-                connections.0.get() == LEDGER_CONNECTIONS,
-                "the prepared tables serve {LEDGER_CONNECTIONS} connections, not {}",
-                connections.0
-            );
-            Kind::Cluster
-        }
+        Cuttable::PostgresLedger(connections) => Kind::Cluster {
+            connections: connections.0.get(),
+        },
         Cuttable::PageFsync => Kind::Empty,
         Cuttable::Program(_) => {
             bail!("cutting the power of a program of your own is not built yet")
@@ -124,11 +119,23 @@ fn trigger(at: &CutAt) -> Result<CutTrigger> {
     Ok(match at {
         CutAt::Request(n) => CutTrigger::Request(*n),
         CutAt::Flush(n) => CutTrigger::Flush(*n),
-        CutAt::Mark(text) => CutTrigger::Mark(text.clone().into_bytes()),
+        CutAt::Mark(text) => CutTrigger::Mark(mark_prefix(text)?),
         CutAt::TimeMs(_) => {
             bail!("a cut at a time is not built yet; cut at a request, a flush or a mark")
         }
     })
+}
+
+/// How a mark that begins with this text begins in the disk's log, which holds
+/// promises as JSON.
+fn mark_prefix(text: &str) -> Result<Vec<u8>> {
+    let mark = Promise::Mark {
+        text: text.to_owned(),
+    };
+    let mut json = serde_json::to_string(&mark)?;
+    let closed = json.trim_end_matches(['"', '}']).len();
+    json.truncate(closed);
+    Ok(json.into_bytes())
 }
 
 fn request(session: &Session<'_>, workload: &Cuttable, at: &str, seed: u64) -> WorkloadRequest {
@@ -260,5 +267,29 @@ impl Progress {
     /// WAL segments recycled.
     pub fn recycled(&self) -> u64 {
         self.recycled.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_found_in_the_log_by_how_it_begins() {
+        let prefix = mark_prefix("checkpoint-begin").expect("encoded");
+        let logged = |text: &str| {
+            serde_json::to_vec(&Promise::Mark {
+                text: text.to_owned(),
+            })
+            .expect("encoded")
+        };
+        assert!(logged("checkpoint-begin 3").starts_with(&prefix));
+        assert!(!logged("checkpoint-end 3").starts_with(&prefix));
+    }
+
+    #[test]
+    fn recycled_segments_are_read_off_the_mark() {
+        assert_eq!(checkpoint_end("checkpoint-end 7 recycled 12"), Some(12));
+        assert_eq!(checkpoint_end("checkpoint-begin 7"), None);
     }
 }
