@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use plugpull_vm::{cache::Home, process::Cmd};
 
 use crate::{
-    commands::Exit,
+    commands::{Exit, Failed},
     options::{self, Ci, CiJob, TestVm},
     test,
 };
@@ -36,7 +36,11 @@ pub(crate) fn lint(home: &Home) -> Result<()> {
     eprintln!("fmt …");
     command(&["fmt", "--all", "--", "--check"])
         .run_with(FMT_DEADLINE, &mut |line| eprintln!("{line}"))
-        .context("the formatting is off; `cargo fmt --all` mends it")?;
+        .map_err(|_| {
+            Failed(String::from(
+                "the formatting is off; `cargo fmt --all` mends it",
+            ))
+        })?;
     for features in [&[][..], &["--features", "plugpull-fs/mutants"]] {
         eprintln!("clippy {} …", features.join(" "));
         command(&["clippy", "--locked", "--workspace", "--all-targets"])
@@ -49,7 +53,7 @@ pub(crate) fn lint(home: &Home) -> Result<()> {
                     eprintln!("{line}");
                 }
             })
-            .context("clippy complains")?;
+            .map_err(|_| Failed(String::from("clippy complains; see above")))?;
     }
     Ok(())
 }

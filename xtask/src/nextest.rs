@@ -1,7 +1,6 @@
 //! Hands a prepared run over to nextest.
 
 use std::{
-    io::IsTerminal,
     os::unix::process::CommandExt,
     process::{Command, ExitStatus, Stdio},
     time::Duration,
@@ -26,6 +25,9 @@ pub(crate) enum Scope {
     Vm,
     /// Every test of the workspace.
     Workspace,
+    /// The host tests that need the filesystem's deliberate faults compiled in:
+    /// another build of it, so another run.
+    FsControls,
 }
 
 /// Install nextest if it is missing, and say how long that takes.
@@ -75,6 +77,14 @@ pub(crate) fn run(
             "pass",
         ]),
         Scope::Workspace => command.arg("--workspace"),
+        Scope::FsControls => command.args([
+            "--package",
+            "plugpull-fs",
+            "--features",
+            "mutants",
+            "--filterset",
+            "test(caught) or test(mutant)",
+        ]),
     };
     let nextest_profile = match profile {
         Profile::Smoke => "default",
@@ -90,9 +100,6 @@ pub(crate) fn run(
         // A changed outcome fails the test; nothing is written behind a
         // user's back.
         command.env("INSTA_UPDATE", "no");
-    }
-    if std::io::stderr().is_terminal() {
-        command.arg("--color=auto");
     }
     wait(&mut command, run)
 }

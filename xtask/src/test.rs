@@ -21,7 +21,7 @@ use plugpull_vm::{accel::Wish, cache::Home};
 
 use crate::{
     ci,
-    commands::{Exit, Mistake},
+    commands::{Exit, Failed, Mistake},
     nextest,
     options::{self, TestVm},
 };
@@ -103,13 +103,15 @@ pub(crate) fn test(args: &options::Test) -> Result<Exit> {
     progress.tell(&Event::Notice {
         text: format!("the report will be {}", place.display()),
     });
-    let outcome = nextest::run(
-        &home,
-        &run.dir,
-        nextest::Scope::Workspace,
-        Profile::Smoke,
-        false,
-    )?;
+    let nextest = |scope| nextest::run(&home, &run.dir, scope, Profile::Smoke, false);
+    let controls = nextest(nextest::Scope::FsControls)?;
+    if !controls.success() {
+        return Err(Failed(String::from(
+            "a mutant of the filesystem was not caught on the host",
+        ))
+        .into());
+    }
+    let outcome = nextest(nextest::Scope::Workspace)?;
     let report = run.report(&chosen, laps, Shard::ALL.to_string(), start)?;
     let exit = Exit::of_run(report.verdict, outcome);
     if exit != Exit::Pass {
