@@ -205,7 +205,8 @@ pub(crate) enum BenchWhat {
     Controls {
         /// Only cases whose name contains this; * and ? match as in a shell
         filter: Option<String>,
-        /// At which size, and with how many processors in the guest
+        /// At the size of this profile; guests have one processor in smoke,
+        /// two in the others
         #[arg(long, value_enum, default_value = "smoke")]
         profile: Profile,
         /// Runs of each control, with the seeds 1 to N

@@ -162,7 +162,7 @@ fn one(stage: Stage<'_>, case: &Case, seed: u64) -> Result<Run> {
 struct Tally {
     caught: u32,
     passed: u32,
-    infra: u32,
+    infra: Vec<String>,
     by: BTreeMap<String, u32>,
     seconds: Vec<f64>,
 }
@@ -170,8 +170,8 @@ struct Tally {
 impl Tally {
     fn add(&mut self, run: Run) {
         match run.by {
-            Err(_) => {
-                self.infra += 1;
+            Err(why) => {
+                self.infra.push(why);
                 return;
             }
             Ok(by) if by.is_empty() => self.passed += 1,
@@ -189,8 +189,9 @@ impl Tally {
         let rate = Rate {
             runs: self.caught + self.passed,
             caught: self.caught,
-            infra: self.infra,
+            infra: u32::try_from(self.infra.len()).unwrap_or(u32::MAX),
             by: self.by,
+            infra_because: self.infra,
         };
         let mut figures = vec![Figure {
             name: String::from("caught"),
@@ -255,6 +256,7 @@ mod tests {
             by: [("exit", 1), ("tree", 2)]
                 .map(|(oracle, n)| (oracle.to_owned(), n))
                 .into(),
+            infra_because: vec![String::from("the guest hung")],
         };
         assert_eq!(group.figures[0].value, Value::Rate(rate));
         let Value::Sample { samples, .. } = &group.figures[1].value else {

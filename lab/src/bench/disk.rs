@@ -84,9 +84,17 @@ struct Load {
     cost_at_most: f64,
 }
 
-const LOADS: [Load; 3] = [
+const LOADS: [Load; 4] = [
     Load {
-        title: "sequential write, 256 MiB in blocks of 1 MiB, one fsync at the end",
+        title: "sequential write, 256 MiB through the guest's page cache, fsync at the end",
+        block_bytes: 1 << 20,
+        count: 256,
+        flags: &["conv=fsync"],
+        unit: Unit::MegabytesPerSecond,
+        cost_at_most: 15.0,
+    },
+    Load {
+        title: "sequential write, 256 MiB, O_DIRECT, 1 MiB at a time, fsync at the end",
         block_bytes: 1 << 20,
         count: 256,
         flags: &["oflag=direct", "conv=fsync"],
@@ -155,8 +163,10 @@ pub fn disk(stage: Stage<'_>, image: &ImageName, rounds: u32) -> Result<Sheet> {
 
 fn notes(qemu_nbd: Option<&Path>) -> Result<Vec<String>> {
     let mut notes: Vec<String> = [
-        "one guest with a disk of each kind; dd writes to the block device itself, with O_DIRECT, \
-         so no filesystem of the guest is measured; each round is a new clone with empty disks",
+        "one guest with a disk of each kind; dd writes to the block device itself, so no \
+         filesystem of the guest is measured; each round is a new clone with empty disks",
+        "through the page cache, many requests are under way at once, as when a filesystem \
+         writes back; with O_DIRECT one at a time, so each answer is waited for",
         "raw file and qemu-nbd: cache=writeback (the host's page cache), aio=threads, and a flush \
          is fdatasync of the file; the recorder appends to its log and answers a flush from \
          memory, without a sync on the host",

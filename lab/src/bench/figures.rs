@@ -212,6 +212,9 @@ pub struct Rate {
     pub infra: u32,
     /// Runs in which each oracle complained; one run may count for several.
     pub by: BTreeMap<String, u32>,
+    /// Why the machinery failed, run by run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub infra_because: Vec<String>,
 }
 
 /// The share of throughput that is lost against a peer, in percent, round by

@@ -38,6 +38,8 @@ fn head(bench: &str, setting: &Setting) -> String {
         guest_cpus,
         guest_memory_mib,
     } = setting;
+    // The package's version in parentheses stands in the JSON.
+    let qemu = qemu.split(" (").next().unwrap_or(qemu);
     format!(
         "bench {bench}: kernel {kernel}, QEMU {qemu}, {accel}, cores: {cores}, {build} build; \
          guests with {guest_cpus} CPU and {guest_memory_mib} MiB; median (min–max)"
@@ -69,6 +71,9 @@ fn push_figure(out: &mut String, figure: &Figure) {
             let by: Vec<_> = by.collect();
             if !by.is_empty() {
                 push_wrapped(out, &format!("    by {}", by.join(", ")), "", "      ");
+            }
+            if let Some(why) = rate.infra_because.first() {
+                push_wrapped(out, &format!("    infra, the first: {why}"), "", "      ");
             }
         }
     }
@@ -161,6 +166,7 @@ mod tests {
             by: [("exit", 2), ("tree", 8)]
                 .map(|(oracle, n)| (oracle.to_owned(), n))
                 .into(),
+            infra_because: vec!["the guest hung in phase init".into()],
         };
         let note = "a note that is long enough to be broken, because a line has eighty columns";
         let mut sheet = Sheet::new("disk", setting, vec![note.into()]);
