@@ -6,6 +6,7 @@
 //! a busy host slows all of them.
 
 mod controls;
+mod dd;
 mod disk;
 mod figures;
 mod table;
