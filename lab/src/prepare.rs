@@ -56,8 +56,7 @@ pub type Laps = BTreeMap<String, f64>;
 /// guest boots.
 pub fn prepare(home: &Home, order: &Order<'_>, progress: &dyn Progress) -> Result<(Testbed, Laps)> {
     let mut clock = Clock::new();
-    let needs = [&host::TO_BUILD_IMAGES[..], &host::TO_MOUNT_FUSE[..]].concat();
-    host::ensure(&needs, &|event| tell_host(progress, &event))?;
+    ensure_host(&host::TO_BUILD_IMAGES, progress)?;
     clock.lap("host packages");
     let qemu = qemu(home, progress)?;
     clock.lap("qemu");
@@ -98,6 +97,14 @@ pub fn prepare(home: &Home, order: &Order<'_>, progress: &dyn Progress) -> Resul
     bases(&bed, order.cases, progress)?;
     clock.lap("base disks");
     Ok((bed, clock.laps))
+}
+
+/// Install what the host lacks, and say so.
+///
+/// # Errors
+/// When it may not be installed here; the one command to type is named.
+pub fn ensure_host(needs: &[host::Need], progress: &dyn Progress) -> Result<()> {
+    host::ensure(needs, &|event| tell_host(progress, &event))
 }
 
 /// Find the accelerator without preparing a run: QEMU, the guest binary and

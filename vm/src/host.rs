@@ -109,8 +109,20 @@ pub const TO_BUILD_IMAGES: [Need; 4] = [
     },
 ];
 
-/// What FUSE mounts on the host need.
-pub const TO_MOUNT_FUSE: [Need; 1] = [need("fusermount3", "fuse3")];
+/// What the tests on the host need besides: a real NBD client, and programs to
+/// run on the filesystem.
+pub const TO_TEST: [Need; 2] = [
+    Need {
+        what: "qemu-io",
+        package: Package {
+            debian: "qemu-utils",
+            fedora: "qemu-img",
+            arch: "qemu-img",
+            suse: "qemu-tools",
+        },
+    },
+    need("git", "git"),
+];
 
 /// What is told while packages are installed on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -98,7 +98,7 @@ pub(crate) fn image(args: &options::Image) -> Result<Exit> {
     match &args.action {
         ImageAction::List => list_images(&home)?,
         ImageAction::Build { names } => {
-            host::ensure(&host::TO_BUILD_IMAGES, &|_| {})?;
+            prepare::ensure_host(&host::TO_BUILD_IMAGES, &*progress)?;
             for recipe in recipes(&home, names)? {
                 let name = ImageName::new(recipe.name.as_str());
                 let image = prepare::image(&home, &name, &*progress)?;
@@ -110,7 +110,7 @@ pub(crate) fn image(args: &options::Image) -> Result<Exit> {
             }
         }
         ImageAction::Update { names } => {
-            host::ensure(&host::TO_BUILD_IMAGES, &|_| {})?;
+            prepare::ensure_host(&host::TO_BUILD_IMAGES, &*progress)?;
             for recipe in recipes(&home, names)? {
                 let changes = image::update(&home, &recipe, &|_| {})?;
                 println!("{}:", recipe.name.as_str());
@@ -203,7 +203,7 @@ pub(crate) fn doctor(args: &options::Doctor) -> Result<Exit> {
         println!("accelerator   not probed");
         return Ok(Exit::Pass);
     }
-    host::ensure(&host::TO_BUILD_IMAGES, &|_| {})?;
+    prepare::ensure_host(&host::TO_BUILD_IMAGES, &*progress)?;
     let (qemu, verdict) = prepare::accelerator(&home, Wish::Auto, &*progress)?;
     println!("qemu          {}", qemu.version);
     println!("accelerator   {}: {}", verdict.accel(), verdict.reason);

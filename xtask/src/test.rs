@@ -17,7 +17,7 @@ use plugpull_lab::{
     suite::{self, Test},
     testbed::Setup,
 };
-use plugpull_vm::{accel::Wish, cache::Home};
+use plugpull_vm::{accel::Wish, cache::Home, host};
 
 use crate::{
     ci,
@@ -82,6 +82,7 @@ pub(crate) fn test(args: &options::Test) -> Result<Exit> {
     let home = Home::find()?;
     let progress = progress::on_stderr();
     ci::lint(&home)?;
+    prepare::ensure_host(&host::TO_TEST, &*progress)?;
     let start = Instant::now();
     let chosen = choose(
         &home,
