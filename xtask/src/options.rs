@@ -114,7 +114,7 @@ impl TestVm {
 
 #[derive(Debug, Args)]
 pub(crate) struct Test {
-    /// Where all randomness comes from
+    /// Where all randomness comes from; the same each time unless given
     #[arg(long, value_name = "N", value_parser = seed)]
     pub(crate) seed: Option<u64>,
     /// How guests execute

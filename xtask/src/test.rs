@@ -26,6 +26,11 @@ use crate::{
     options::{self, TestVm},
 };
 
+/// `test` makes the same choices each time unless it is told otherwise: what CI
+/// says should follow from the change. New seeds are for `test-vm` and nightly
+/// runs.
+const SEED_OF_TEST: u64 = 1;
+
 /// How many runs' directories are kept beside those that were asked to be.
 const RUNS_KEPT: usize = 10;
 
@@ -91,7 +96,7 @@ pub(crate) fn test(args: &options::Test) -> Result<Exit> {
     )?;
     let run = Run::begin(&home, &*progress)?;
     let order = Order {
-        seed: seed(args.seed),
+        seed: args.seed.unwrap_or(SEED_OF_TEST),
         profile: Profile::Smoke,
         cases: &chosen,
         images: &[],
