@@ -12,11 +12,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use plugpull_disk::{Disk, Server as DiskServer, View};
+use plugpull_disk::{Disk, DiskError, Server as DiskServer, View};
 use plugpull_protocol::{Device, Observation, Promise, Reply, Request, WorkloadRequest};
 use plugpull_vm::{
     Guest, Trouble,
-    guest::{Pending, PromiseSink},
+    guest::{Alarm, Pending, PromiseSink},
     lock::Slot,
     machine::Medium,
 };
@@ -38,6 +38,8 @@ pub const DATA: &str = "data";
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Unmounting writes back what is dirty.
 const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a disk is watched after its guest's end.
+const LOOK_FOR_END: Duration = Duration::from_secs(1);
 /// Requests that touch no disk.
 const QUICK: Duration = Duration::from_secs(30);
 
@@ -113,6 +115,7 @@ impl<'a> Session<'a> {
             bed.slowness(),
         )?;
         drop(client);
+        watch_disk(disk.clone(), guest.alarm())?;
         let session = Self {
             bed,
             guest,
@@ -365,6 +368,27 @@ impl<'a> Session<'a> {
         drop(server);
         Ok(disk)
     }
+}
+
+/// Tell the guest's waiters when the disk's log cannot be written: the disk
+/// answers nothing from then on, and they would wait for the guest's kernel to
+/// complain.
+fn watch_disk(disk: Disk, alarm: Alarm) -> Result<()> {
+    let watch = move || {
+        while !alarm.is_over() {
+            match disk.wait_cut(LOOK_FOR_END) {
+                Ok(None) => {}
+                Err(failed @ DiskError::LogFailed(_)) => return alarm.raise(failed.to_string()),
+                // It ended as it was meant to.
+                Ok(Some(_)) | Err(_) => return,
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name(String::from("disk-watch"))
+        .spawn(watch)
+        .map(drop)
+        .context("start the thread that watches the disk")
 }
 
 /// The command line of our own filesystem in a guest.

@@ -9,7 +9,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -272,6 +272,11 @@ impl Guest {
         Attached::new(&self.console, &self.tap, screen).context("attach to the console")
     }
 
+    /// For whoever serves the guest: to tell that they cannot any more.
+    pub fn alarm(&self) -> Alarm {
+        Alarm(Arc::downgrade(&self.monitor))
+    }
+
     /// QEMU's process.
     pub fn pid(&self) -> u32 {
         self.child.pid()
@@ -384,6 +389,26 @@ impl Drop for Guest {
             tracing::warn!(%error, "QEMU could not be killed");
         }
         self.join_readers();
+    }
+}
+
+/// Ends every wait for a guest with [`Trouble::Host`]; outlives the guest.
+#[derive(Debug, Clone)]
+pub struct Alarm(Weak<Monitor>);
+
+impl Alarm {
+    /// What the guest depends on has failed. The first failure stays.
+    pub fn raise(&self, failure: impl Into<String>) {
+        if let Some(monitor) = self.0.upgrade() {
+            monitor.update(|state| {
+                state.host.get_or_insert(failure.into());
+            });
+        }
+    }
+
+    /// Whether the guest has ended.
+    pub fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
     }
 }
 

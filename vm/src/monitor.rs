@@ -92,6 +92,8 @@ pub(crate) struct State {
     pub(crate) migration: Option<String>,
     /// We have asked QEMU to stop the machine.
     pub(crate) stopping: bool,
+    /// What the guest depends on has failed on the host's side.
+    pub(crate) host: Option<String>,
     pub(crate) fault: Option<Fault>,
     pub(crate) warnings: Vec<String>,
     pub(crate) ended: Option<String>,
@@ -116,6 +118,7 @@ impl Monitor {
                 qmp_answers: HashMap::new(),
                 migration: None,
                 stopping: false,
+                host: None,
                 fault: None,
                 warnings: Vec::new(),
                 ended: None,
@@ -192,6 +195,10 @@ impl Monitor {
 
 impl State {
     fn check(&self) -> Result<(), Trouble> {
+        // The cause of what the guest does then, so it comes first.
+        if let Some(failure) = &self.host {
+            return Err(Trouble::Host(failure.clone()));
+        }
         match self.fault.clone().filter(Fault::is_fatal) {
             Some(fault) => Err(Trouble::Kernel {
                 phase: self.phase,

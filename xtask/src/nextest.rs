@@ -1,7 +1,7 @@
 //! Hands a prepared run over to nextest.
 
 use std::{
-    os::unix::process::CommandExt,
+    os::{fd::AsFd, unix::process::CommandExt},
     process::{Command, ExitStatus, Stdio},
     time::Duration,
 };
@@ -13,10 +13,19 @@ use plugpull_lab::{
     testbed::RUN_VARIABLE,
 };
 use plugpull_vm::{cache::Home, process::Cmd};
-use rustix::process::Signal;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 
 /// How long `cargo install cargo-nextest` may take on a slow machine.
 const INSTALL_DEADLINE: Duration = Duration::from_secs(3600);
+
+/// From a terminal's Ctrl-C to the end of nextest, whose tests die of theirs.
+const ENDS_BY_ITSELF: Timespec = Timespec {
+    tv_sec: 2,
+    tv_nsec: 0,
+};
 
 /// Which tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,21 +113,47 @@ pub(crate) fn run(
     wait(&mut command, run)
 }
 
-/// Start and wait, surviving a Ctrl-C: the terminal sends it to nextest as
-/// well, which ends its tests; this process lives on to report.
+/// Start and wait, surviving a Ctrl-C: this process lives on to tidy up.
+///
+/// A terminal sends the signal to nextest as well, which then ends its tests; a
+/// second one would make it kill them. Sent to this process alone, nextest
+/// knows nothing of it and is told.
 fn wait(command: &mut Command, run: &RunDir) -> Result<ExitStatus> {
     die_with_parent(command);
-    let interrupted = crate::signals::hold()?;
+    let signals = crate::signals::readable()?;
     let mut child = command.spawn().context("start cargo nextest")?;
     run.register(&Left::Process {
         process: ProcessId::of(child.id())?,
         what: String::from("nextest"),
     })?;
+    let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
+        .context("get a descriptor of nextest")?;
+    // No deadline: nextest's own configuration ends what hangs.
+    let interrupted = readable(&signals, &pidfd, None)?;
+    if interrupted && !readable(&pidfd, &pidfd, Some(&ENDS_BY_ITSELF))? {
+        pidfd_send_signal(&pidfd, Signal::TERM).context("end nextest")?;
+    }
     let status = child.wait().context("wait for cargo nextest")?;
-    if interrupted.happened() {
+    if interrupted {
         bail!("interrupted; what the tests had started is ended");
     }
     Ok(status)
+}
+
+/// Whether `wanted` is readable; looked at when it or `other` is, or at the
+/// timeout.
+fn readable(wanted: impl AsFd, other: impl AsFd, timeout: Option<&Timespec>) -> Result<bool> {
+    let mut fds = [
+        PollFd::new(&wanted, PollFlags::IN),
+        PollFd::new(&other, PollFlags::IN),
+    ];
+    loop {
+        match poll(&mut fds, timeout) {
+            Ok(_) => return Ok(!fds[0].revents().is_empty()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("wait for cargo nextest"),
+        }
+    }
 }
 
 #[expect(

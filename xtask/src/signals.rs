@@ -1,23 +1,8 @@
-//! Interrupts while a child owns the terminal: noted, not died of.
+//! Interrupts that end a command in good order instead of at once.
 
-use std::{
-    os::unix::net::UnixStream,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result};
-
-/// Whether SIGINT or SIGTERM has come since [`hold`].
-pub(crate) struct Interrupted(Arc<AtomicBool>);
-
-impl Interrupted {
-    pub(crate) fn happened(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
-    }
-}
 
 /// What ends a command that a person started.
 const ENDING: [i32; 3] = [
@@ -34,13 +19,4 @@ pub(crate) fn readable() -> Result<UnixStream> {
         signal_hook::low_level::pipe::register(signal, tell).context("take over a signal")?;
     }
     Ok(told)
-}
-
-/// From now on SIGINT, SIGTERM and SIGHUP only set a flag.
-pub(crate) fn hold() -> Result<Interrupted> {
-    let flag = Arc::new(AtomicBool::new(false));
-    for signal in ENDING {
-        signal_hook::flag::register(signal, Arc::clone(&flag)).context("take over a signal")?;
-    }
-    Ok(Interrupted(flag))
 }
