@@ -12,7 +12,7 @@ mod processes;
 mod recording;
 mod runs;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Trial};
@@ -86,6 +86,12 @@ impl Stage {
         })
     }
 
+    /// The disk's log, by a name that is free also when the test is run again.
+    fn log(&self) -> PathBuf {
+        let name = format!("{}.disklog", std::process::id());
+        self.dir.artefact(&name)
+    }
+
     /// A guest on a disk with an empty ext4.
     fn session(&self, record: bool) -> Result<Session<'_>> {
         let lower = ext4();
@@ -104,7 +110,7 @@ impl Stage {
                 image: &self.image,
                 spec: DISK,
                 view: base.view()?,
-                log: self.dir.artefact("load.disklog"),
+                log: self.log(),
                 record,
                 seed: 1,
                 logs: self.dir.path(),

@@ -40,7 +40,7 @@ fn truncated_recording() -> Result<()> {
     session.ask(write, Duration::from_secs(60))?;
     session.disk().cut_now()?;
     drop(session.pull_the_plug()?);
-    let path = stage.dir.artefact("load.disklog");
+    let path = stage.log();
     let whole = Recording::open(&path)?;
     ensure!(whole.is_complete(), "{:?}", whole.end());
 

@@ -33,7 +33,7 @@ pub(crate) const TESTS: &[Test] = &[
 pub(crate) const HOLDS_A_GUEST: &str = "holds-a-guest";
 /// A case that is short and has a guest from its first second on.
 const CASE: &str = "page-power-cut::debian13::ext4::native";
-/// One that is still at work when its run has been killed and the next begins.
+/// One that is still at work whenever something has happened to its run.
 const LONG_SCENARIO: &str = r#"
 about = "Many states"
 
@@ -75,6 +75,7 @@ fn killed_test_process() -> Result<()> {
     let (said, says) = std::io::pipe()?;
     let mut child = Cmd::new(std::env::current_exe()?)
         .env(PART, HOLDS_A_GUEST)
+        .stderr_file(File::from(OwnedFd::from(says.try_clone()?)))
         .stdout_file(File::from(OwnedFd::from(says)))
         .spawn()?;
     let mut line = String::new();
@@ -85,8 +86,13 @@ fn killed_test_process() -> Result<()> {
         !qemu.ends_within(Duration::ZERO)?,
         "there was no guest to leave behind"
     );
+    // A guest whose host has gone powers off by itself; this one cannot.
+    qemu.signal(Signal::STOP)?;
     child.kill()?;
-    ensure!(qemu.ends_within(SOON)?, "QEMU outlived its test");
+    if !qemu.ends_within(SOON)? {
+        qemu.signal(Signal::KILL)?;
+        bail!("QEMU outlived its test");
+    }
     Ok(())
 }
 
@@ -96,9 +102,7 @@ fn killed_run() -> Result<()> {
     let _alone = alone()?;
     let place = tempfile::tempdir()?;
     let said = place.path().join("said");
-    let long = place.path().join("long.toml");
-    fs::write(&long, LONG_SCENARIO)?;
-    let killed = start(&[OsStr::new("--scenario"), long.as_os_str()], &said, false)?;
+    let killed = start_long(place.path(), &said, false)?;
     let Running {
         mut xtask,
         nextest,
@@ -119,7 +123,7 @@ fn killed_run() -> Result<()> {
     }
 
     let next = place.path().join("next");
-    let status = start(&[OsStr::new(CASE)], &next, false)?.wait(RUN_TIMEOUT)?;
+    let status = start([CASE], &next, false)?.wait(RUN_TIMEOUT)?;
     let said = fs::read_to_string(&next)?;
     ensure!(status.success(), "the next run ended with {status}: {said}");
     let removed = format!("removed process {} (test long::", test.pid());
@@ -136,7 +140,7 @@ fn interrupted_run() -> Result<()> {
     for whole_group in [true, false] {
         let place = tempfile::tempdir()?;
         let said = place.path().join("said");
-        let run = start(&[OsStr::new(CASE)], &said, whole_group)?;
+        let run = start_long(place.path(), &said, whole_group)?;
         let Running {
             mut xtask,
             nextest,
@@ -168,8 +172,23 @@ fn alone() -> Result<FileLock> {
     Ok(FileLock::exclusive(&path, RUN_TIMEOUT)?)
 }
 
+/// Start a run of the long scenario.
+fn start_long(place: &Path, said: &Path, own_group: bool) -> Result<Child> {
+    let file = place.join("long.toml");
+    fs::write(&file, LONG_SCENARIO)?;
+    start(
+        [OsStr::new("--scenario"), file.as_os_str()],
+        said,
+        own_group,
+    )
+}
+
 /// Start a run of these cases; what it says goes into a file.
-fn start(cases: &[&OsStr], said: &Path, own_group: bool) -> Result<Child> {
+fn start<S: AsRef<OsStr>>(
+    cases: impl IntoIterator<Item = S>,
+    said: &Path,
+    own_group: bool,
+) -> Result<Child> {
     let file = || File::options().create(true).append(true).open(said);
     let command = Cmd::new(xtask())
         .args(["test-vm", "--seed", "7"])
