@@ -11,6 +11,7 @@ mod input;
 mod processes;
 mod recording;
 mod runs;
+mod shell;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -36,7 +37,14 @@ fn main() -> ExitCode {
         Ok(runs::HOLDS_A_GUEST) => runs::hold_a_guest(),
         Ok(recording::RUNS_A_CASE) => recording::run_a_case(),
         _ => {
-            let tests = [guests::TESTS, recording::TESTS, runs::TESTS, input::TESTS].concat();
+            let tests = [
+                guests::TESTS,
+                recording::TESTS,
+                runs::TESTS,
+                shell::TESTS,
+                input::TESTS,
+            ]
+            .concat();
             let trials = tests.into_iter().map(|(name, test)| {
                 Trial::test(name, move || Ok(test().map_err(|e| format!("{e:#}"))?))
             });
