@@ -20,6 +20,8 @@ use crate::lock::FileLock;
 
 /// Moves the cache, so that several clones share one.
 const CACHE_VARIABLE: &str = "PLUGPULL_CACHE";
+/// Moves all state: the runs, and the cache unless that is moved elsewhere.
+const STATE_VARIABLE: &str = "PLUGPULL_STATE";
 /// Begins the name of everything that is not whole yet.
 const UNFINISHED: &str = ".unfinished-";
 /// Making and sweeping unfinished directories takes milliseconds.
@@ -30,11 +32,11 @@ const SWEEP_DEADLINE: Duration = Duration::from_secs(60);
 pub struct Home {
     /// The workspace's root.
     pub root: PathBuf,
-    /// `target/plugpull`.
+    /// `target/plugpull`, or `$PLUGPULL_STATE`.
     pub state: PathBuf,
-    /// What can be made again: `$PLUGPULL_CACHE` or `target/plugpull/cache`.
+    /// What can be made again: `$PLUGPULL_CACHE`, or `cache` in the state.
     pub cache: PathBuf,
-    /// One directory per run: `target/plugpull/runs`.
+    /// One directory per run: `runs` in the state.
     pub runs: PathBuf,
     /// Programs of our own, such as QEMU: `tools` in the cache.
     pub tools: PathBuf,
@@ -53,20 +55,25 @@ impl Home {
             Some(dir) => PathBuf::from(dir),
             None => std::env::current_dir().context("no current directory")?,
         };
-        Home::above(&start, std::env::var_os(CACHE_VARIABLE).as_deref())
+        let variable = |name| std::env::var_os(name).filter(|path| !path.is_empty());
+        Home::above(
+            &start,
+            variable(STATE_VARIABLE).as_deref(),
+            variable(CACHE_VARIABLE).as_deref(),
+        )
     }
 
-    /// As [`Home::find`], from `start`; `cache` is the value of
-    /// `$PLUGPULL_CACHE`, relative to the root.
+    /// As [`Home::find`], from `start`; `state` and `cache` are the values of
+    /// `$PLUGPULL_STATE` and `$PLUGPULL_CACHE`, relative to the root.
     ///
     /// # Errors
     /// When there is no workspace above `start`.
-    pub fn above(start: &Path, cache: Option<&OsStr>) -> Result<Home> {
+    pub fn above(start: &Path, state: Option<&OsStr>, cache: Option<&OsStr>) -> Result<Home> {
         let Some(root) = start.ancestors().find(|dir| is_workspace(dir)) else {
             bail!("no Cargo workspace in or above {}", start.display());
         };
-        let state = root.join("target/plugpull");
-        let cache = match cache.filter(|path| !path.is_empty()) {
+        let state = root.join(state.unwrap_or("target/plugpull".as_ref()));
+        let cache = match cache {
             Some(path) => root.join(path),
             None => state.join("cache"),
         };
@@ -290,7 +297,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let inner = dir.path().join("vm/src");
         fs::create_dir_all(&inner).unwrap();
-        let error = Home::above(&inner, None).unwrap_err();
+        let error = Home::above(&inner, None, None).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("no Cargo workspace in or above {}", inner.display())
@@ -301,10 +308,14 @@ mod tests {
             "[package]\nversion.workspace = true\n",
         )
         .unwrap();
-        let home = Home::above(&inner, None).unwrap();
+        let home = Home::above(&inner, None, None).unwrap();
         assert_eq!(home.root, dir.path());
         assert_eq!(home.tools, dir.path().join("target/plugpull/cache/tools"));
-        let moved = Home::above(&inner, Some(OsStr::new("/elsewhere"))).unwrap();
+        let elsewhere = Some(OsStr::new("/elsewhere"));
+        let all = Home::above(&inner, elsewhere, None).unwrap();
+        assert_eq!(all.runs, Path::new("/elsewhere/runs"));
+        assert_eq!(all.tools, Path::new("/elsewhere/cache/tools"));
+        let moved = Home::above(&inner, None, elsewhere).unwrap();
         assert_eq!(moved.tools, Path::new("/elsewhere/tools"));
         assert_eq!(moved.runs, home.runs, "runs stay with their clone");
     }

@@ -153,7 +153,7 @@ mod tests {
     fn it_holds_init_modules_and_their_order() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("Cargo.toml"), "[workspace]\n").unwrap();
-        let home = Home::above(dir.path(), None).unwrap();
+        let home = Home::above(dir.path(), None, None).unwrap();
         let guest = dir.path().join("guest");
         fs::write(&guest, elf()).unwrap();
         let extra = [Extra {

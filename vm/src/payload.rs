@@ -105,7 +105,7 @@ mod tests {
 
     fn home(dir: &Path) -> Home {
         fs::write(dir.join("Cargo.toml"), "[workspace]\n").unwrap();
-        Home::above(dir, None).unwrap()
+        Home::above(dir, None, None).unwrap()
     }
 
     fn file(host: &Path, guest: &str) -> PayloadFile {

@@ -129,6 +129,7 @@ fn full_disk() -> Result<()> {
     let run = namespace(&mount)
         .arg(xtask())
         .args(["test-vm", "page-power-cut*native"])
+        .env("PLUGPULL_STATE", dir.path().join("state"))
         .env("PLUGPULL_CACHE", &place);
     expect(run, 69, &["No space left on device", &place])
 }

@@ -13,7 +13,6 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use plugpull_vm::{
     cache::Home,
-    lock::FileLock,
     process::{Child, Cmd},
 };
 use rustix::process::Signal;
@@ -99,10 +98,9 @@ fn killed_test_process() -> Result<()> {
 /// The worst that can happen to a run: both processes that would tidy up die
 /// at once, and the test lives on with its guest.
 fn killed_run() -> Result<()> {
-    let _alone = alone()?;
     let place = tempfile::tempdir()?;
-    let said = place.path().join("said");
-    let killed = start_long(place.path(), &said, false)?;
+    let (state, said) = (place.path(), place.path().join("said"));
+    let killed = start_long(state, &said, false)?;
     let Running {
         mut xtask,
         nextest,
@@ -123,7 +121,7 @@ fn killed_run() -> Result<()> {
     }
 
     let next = place.path().join("next");
-    let status = start([CASE], &next, false)?.wait(RUN_TIMEOUT)?;
+    let status = start(state, [CASE], &next, false)?.wait(RUN_TIMEOUT)?;
     let said = fs::read_to_string(&next)?;
     ensure!(status.success(), "the next run ended with {status}: {said}");
     let removed = format!("removed process {} (test long::", test.pid());
@@ -136,7 +134,6 @@ fn killed_run() -> Result<()> {
 
 /// Ctrl-C on a terminal reaches xtask and nextest; `kill -INT` only xtask.
 fn interrupted_run() -> Result<()> {
-    let _alone = alone()?;
     for whole_group in [true, false] {
         let place = tempfile::tempdir()?;
         let said = place.path().join("said");
@@ -164,27 +161,23 @@ fn interrupted_run() -> Result<()> {
     Ok(())
 }
 
-/// Two of these at once would sweep each other's leftovers.
-fn alone() -> Result<FileLock> {
-    let home = Home::find()?;
-    fs::create_dir_all(&home.state)?;
-    let path = home.state.join("bad-days.lock");
-    Ok(FileLock::exclusive(&path, RUN_TIMEOUT)?)
-}
-
 /// Start a run of the long scenario.
-fn start_long(place: &Path, said: &Path, own_group: bool) -> Result<Child> {
-    let file = place.join("long.toml");
+fn start_long(state: &Path, said: &Path, own_group: bool) -> Result<Child> {
+    let file = state.join("long.toml");
     fs::write(&file, LONG_SCENARIO)?;
     start(
+        state,
         [OsStr::new("--scenario"), file.as_os_str()],
         said,
         own_group,
     )
 }
 
-/// Start a run of these cases; what it says goes into a file.
+/// Start a run of these cases; what it says goes into a file. Its directory is
+/// not among those of the user's runs: it would be the latest of them, and push
+/// the oldest out.
 fn start<S: AsRef<OsStr>>(
+    state: &Path,
     cases: impl IntoIterator<Item = S>,
     said: &Path,
     own_group: bool,
@@ -193,6 +186,8 @@ fn start<S: AsRef<OsStr>>(
     let command = Cmd::new(xtask())
         .args(["test-vm", "--seed", "7"])
         .args(cases)
+        .env("PLUGPULL_STATE", state)
+        .env("PLUGPULL_CACHE", Home::find()?.cache)
         .stdout_file(file()?)
         .stderr_file(file()?);
     let command = match own_group {

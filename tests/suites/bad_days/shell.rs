@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use plugpull_vm::process::{Cmd, Output, RunError};
+use plugpull_vm::{
+    cache::Home,
+    process::{Cmd, Output, RunError},
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
@@ -52,6 +55,8 @@ fn script() -> Result<()> {
 }
 
 fn trouble() -> Result<()> {
+    let state = tempfile::tempdir()?;
+    let home = Home::find()?;
     for (command, word) in [
         (
             "echo c > /proc/sysrq-trigger; sleep 99",
@@ -63,7 +68,11 @@ fn trouble() -> Result<()> {
             "unmount /mnt/fs: Device or resource busy",
         ),
     ] {
-        let said = ended(shell().args(["-c", command]))?;
+        // What a failed command leaves is not to stand among the user's runs.
+        let shell = shell()
+            .env("PLUGPULL_STATE", state.path())
+            .env("PLUGPULL_CACHE", &home.cache);
+        let said = ended(shell.args(["-c", command]))?;
         ensure!(said.status.code() == Some(69), "{command}: {said:?}");
         ensure!(said.stderr_text().contains(word), "{command}: {said:?}");
     }

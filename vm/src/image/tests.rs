@@ -12,7 +12,7 @@ fn package(name: &str, version: &str) -> apt::Package {
 
 fn home(dir: &Path) -> Home {
     fs::write(dir.join("Cargo.toml"), "[workspace]\n").unwrap();
-    Home::above(dir, None).unwrap()
+    Home::above(dir, None, None).unwrap()
 }
 
 #[test]
