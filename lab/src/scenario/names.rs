@@ -110,6 +110,9 @@ named! {
         /// The FUSE handle is the backing descriptor; RELEASE closes it and
         /// removes the entry afterwards.
         FdAsHandle = "fd-as-handle",
+        /// The same without a wait between the two: the race as it is by
+        /// nature.
+        FdAsHandleBare = "fd-as-handle-bare",
         /// fsync and fsyncdir answer success and do nothing.
         FsyncIgnored = "fsync-ignored",
     }

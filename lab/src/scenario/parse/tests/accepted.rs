@@ -184,7 +184,7 @@ fn the_suite_is_whole() {
     assert_eq!(
         lines,
         [
-            "control-fd-as-handle 1/1/1 caught by writers",
+            "control-fd-as-handle 1/1/1 caught by exit",
             "control-fsync-ignored 1/1/1 caught by ledger",
             "control-lying-disk 1/1/1 caught by ledger",
             "control-page-lying-disk 1/1/1 caught by ledger",
