@@ -135,6 +135,15 @@ pub fn listed() -> Result<Vec<Test>> {
         .collect())
 }
 
+/// Whether outcomes are compared with accepted snapshots: those of the
+/// workspace's own scenarios are, a user's file has none.
+///
+/// # Errors
+/// When the run's setup cannot be read.
+pub fn has_snapshots() -> Result<bool> {
+    Ok(Setup::read(&announced()?)?.scenario_file.is_none())
+}
+
 /// Run one test to its verdict. The result is written before this returns.
 ///
 /// # Errors
