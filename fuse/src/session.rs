@@ -1,0 +1,265 @@
+//! The handshake, and the threads that read requests and hand them on.
+//!
+//! Why not fuser's loop: it cannot express O_TMPFILE, STATX and the flags of
+//! `HANDLE_KILLPRIV_V2` and `SETXATTR_EXT`, hands out times before 1970 wrongly,
+//! and reads into 16 MiB per thread. What the difference is in time stands in
+//! docs/figures.md.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+
+use rustix::io::Errno;
+use thiserror::Error;
+use zerocopy::IntoBytes;
+
+use crate::abi::{self, InitOut, init};
+use crate::device::{Buffer, Device};
+use crate::reply::Reply;
+use crate::request::{Malformed, Operation, Request};
+
+/// What the kernel offers in INIT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offer {
+    /// The kernel's minor version of the protocol.
+    pub minor: u32,
+    /// Bits of [`crate::abi::init`].
+    pub flags: u64,
+    /// The most that it would read ahead, in bytes.
+    pub max_readahead: u32,
+}
+
+/// What a filesystem wants in answer to an [`Offer`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Bits of [`crate::abi::init`]; those that were not offered are left out.
+    pub flags: u64,
+    /// How many requests nobody waits for may be under way: write-back, read-ahead, RELEASE.
+    pub max_background: u16,
+    /// The most data of one request, in bytes.
+    pub max_write: u32,
+    /// How deep the stack of filesystems may be on which the files of
+    /// `PASSTHROUGH` lie, this one included; 0 without it.
+    pub max_stack_depth: u32,
+}
+
+/// Why a session could not begin or went wrong.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// Reading from or writing to the connection failed.
+    #[error("{doing}: {error}")]
+    Device {
+        /// What was being done.
+        doing: &'static str,
+        /// What the device said.
+        error: Errno,
+    },
+    /// Something else than INIT came first.
+    #[error("the kernel's first message is no INIT: {0}")]
+    NoInit(String),
+    /// A kernel from before Linux 5.4.
+    #[error("the kernel speaks FUSE {major}.{minor}; 7.{OLDEST} or later is needed", OLDEST = abi::OLDEST_MINOR)]
+    Version {
+        /// Major version.
+        major: u32,
+        /// Minor version.
+        minor: u32,
+    },
+    /// No thread could be started.
+    #[error("start a dispatch thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A program that answers requests. Called from several threads at once.
+pub trait Filesystem: Send + Sync + 'static {
+    /// Chooses what to use of what the kernel offers. Called once, before all else.
+    fn init(&mut self, offer: &Offer) -> Wanted;
+
+    /// Answers one request.
+    fn serve(&self, request: &Request<'_>, reply: Reply<'_>);
+
+    /// Takes back `lookups` lookups of a node. Nobody waits for it.
+    fn forget(&self, node: u64, lookups: u64);
+}
+
+/// A connection whose handshake is done.
+#[derive(Debug)]
+pub struct Session<F> {
+    shared: Arc<Shared<F>>,
+}
+
+#[derive(Debug)]
+struct Shared<F> {
+    device: Device,
+    fs: F,
+    max_write: u32,
+    setxattr_ext: bool,
+}
+
+impl<F: Filesystem> Session<F> {
+    /// Answers the kernel's INIT.
+    ///
+    /// # Errors
+    /// [`SessionError`], when the kernel is too old or sends something else.
+    pub fn new(device: Device, mut fs: F) -> Result<Self, SessionError> {
+        let mut buffer = Buffer::new(abi::InitIn::default().as_bytes().len() as u32);
+        let (unique, answer) = loop {
+            let message = device
+                .receive(&mut buffer)
+                .map_err(device_error("read INIT"))?;
+            let request = Request::parse(message, false)
+                .map_err(|malformed| SessionError::NoInit(malformed.to_string()))?;
+            let Operation::Init(offered) = request.operation else {
+                return Err(SessionError::NoInit(format!("{:?}", request.operation)));
+            };
+            let unique = request.header.unique;
+            if offered.major > abi::MAJOR {
+                // The kernel lowers itself to our major and asks again.
+                let ours = InitOut {
+                    major: abi::MAJOR,
+                    minor: abi::MINOR,
+                    ..InitOut::default()
+                };
+                device
+                    .answer(unique, 0, &[ours.as_bytes()])
+                    .map_err(device_error("answer INIT"))?;
+                continue;
+            }
+            if offered.major < abi::MAJOR || offered.minor < abi::OLDEST_MINOR {
+                let _ended = device.answer(unique, libc::EPROTO, &[]);
+                return Err(SessionError::Version {
+                    major: offered.major,
+                    minor: offered.minor,
+                });
+            }
+            let offer = Offer {
+                minor: offered.minor,
+                flags: u64::from(offered.flags) | u64::from(offered.flags2) << 32,
+                max_readahead: offered.max_readahead,
+            };
+            break (unique, answer_to(&offer, fs.init(&offer)));
+        };
+        device
+            .answer(unique, 0, &[answer.as_bytes()])
+            .map_err(device_error("answer INIT"))?;
+        let shared = Shared {
+            device,
+            fs,
+            max_write: answer.max_write,
+            setxattr_ext: u64::from(answer.flags) & init::SETXATTR_EXT != 0,
+        };
+        Ok(Session {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// The filesystem.
+    #[must_use]
+    pub fn filesystem(&self) -> &F {
+        &self.shared.fs
+    }
+
+    /// Answers requests in `threads` threads until the filesystem is unmounted. With
+    /// `clone` each thread has a channel of its own ([`Device::clone_channel`]).
+    ///
+    /// # Errors
+    /// What made a thread give up; the others are then still at work, and end with the process.
+    pub fn run(&self, threads: usize, clone: bool) -> Result<(), SessionError> {
+        let (ended, ends) = channel();
+        for number in 0..threads.max(1) {
+            let shared = Arc::clone(&self.shared);
+            let ended: Sender<Result<(), SessionError>> = ended.clone();
+            thread::Builder::new()
+                .name(format!("fuse-{number}"))
+                .spawn(move || {
+                    let result = shared.dispatch(clone && number > 0);
+                    // Nobody listens any more after the first error.
+                    let _unheard = ended.send(result);
+                })
+                .map_err(SessionError::Thread)?;
+        }
+        drop(ended);
+        ends.into_iter().collect()
+    }
+}
+
+impl<F: Filesystem> Shared<F> {
+    fn dispatch(&self, clone: bool) -> Result<(), SessionError> {
+        let own = if clone {
+            self.device.clone_channel().ok()
+        } else {
+            None
+        };
+        let device = own.as_ref().unwrap_or(&self.device);
+        let mut buffer = Buffer::new(self.max_write);
+        loop {
+            match device.receive(&mut buffer) {
+                Ok(message) => self.handle(device, message),
+                // Unmounted; a thread that has just taken a request when the connection
+                // ends is told ECONNABORTED, the others ENODEV (fuse_dev_do_read in
+                // fs/fuse/dev.c).
+                Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(()),
+                Err(error) => {
+                    return Err(SessionError::Device {
+                        doing: "read a request",
+                        error,
+                    });
+                }
+            }
+        }
+    }
+
+    fn handle(&self, device: &Device, message: &[u8]) {
+        let request = match Request::parse(message, self.setxattr_ext) {
+            Ok(request) => request,
+            Err(malformed) => return refuse(device, message, malformed),
+        };
+        let header = request.header;
+        match request.operation {
+            Operation::Forget { lookups } => self.fs.forget(header.nodeid, lookups),
+            Operation::BatchForget { nodes } => {
+                for node in nodes {
+                    self.fs.forget(node.nodeid, node.nlookup);
+                }
+            }
+            // Nothing here waits for anything but a disk, which no signal interrupts.
+            Operation::Interrupt { .. } => Reply::new(device, header.unique).error(Errno::NOSYS),
+            Operation::Destroy => Reply::new(device, header.unique).ok(),
+            _ => self.fs.serve(&request, Reply::new(device, header.unique)),
+        }
+    }
+}
+
+/// What INIT is answered.
+fn answer_to(offer: &Offer, wanted: Wanted) -> InitOut {
+    let always = init::BIG_WRITES | init::MAX_PAGES | init::INIT_EXT | init::ABORT_ERROR;
+    let flags = (wanted.flags | always) & offer.flags;
+    let pages = wanted.max_write.div_ceil(4096);
+    InitOut {
+        major: abi::MAJOR,
+        minor: abi::MINOR.min(offer.minor),
+        max_readahead: offer.max_readahead,
+        flags: flags as u32,
+        flags2: (flags >> 32) as u32,
+        max_background: wanted.max_background,
+        congestion_threshold: wanted.max_background / 4 * 3,
+        max_write: wanted.max_write,
+        time_gran: 1,
+        max_pages: u16::try_from(pages).unwrap_or(u16::MAX),
+        max_stack_depth: wanted.max_stack_depth,
+        ..InitOut::default()
+    }
+}
+
+/// What cannot be read cannot be served, but whoever asked must not hang.
+fn refuse(device: &Device, message: &[u8], malformed: Malformed) {
+    tracing::error!(%malformed, "the kernel sent what is no request");
+    let Ok((header, _)) = <abi::InHeader as zerocopy::FromBytes>::read_from_prefix(message) else {
+        return;
+    };
+    let _gone = device.answer(header.unique, libc::EIO, &[]);
+}
+
+fn device_error(doing: &'static str) -> impl FnOnce(Errno) -> SessionError {
+    move |error| SessionError::Device { doing, error }
+}
