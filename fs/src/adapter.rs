@@ -1,51 +1,50 @@
-//! The border to the kernel: one short method per FUSE operation, nothing decided here.
-//! The file is long because the trait is wide.
+//! The border to the kernel: one arm per FUSE operation, nothing decided here.
 //!
 //! ACLs are evaluated by the kernel (`FUSE_POSIX_ACL`), and so that the lower filesystem
-//! can apply default ACLs, the umask is ours to apply (`FUSE_DONT_MASK`).
+//! can apply default ACLs, the umask is ours to apply (`FUSE_DONT_MASK`). Set-id bits are
+//! ours to clear (`FUSE_HANDLE_KILLPRIV_V2`): otherwise the kernel asks for an extended
+//! attribute before every write.
 //!
-//! Locks are not negotiated: `setlk` of fuser cannot tell flock(2) from fcntl(2) locks,
-//! and the kernel's own are right for a single mount. `HANDLE_KILLPRIV_V2` is not,
-//! because fuser does not hand on its flags; so the kernel clears set-id bits itself.
+//! Locks are not negotiated: the kernel's own are right for a single mount.
 
 use std::cell::RefCell;
-use std::ffi::OsStr;
-use std::io;
-use std::path::Path;
-use std::time::SystemTime;
+use std::time::Duration;
 
-use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+use plugpull_fuse::abi::{self, InHeader, init};
+use plugpull_fuse::{
+    Device, Entry as WireEntry, Filesystem, Listing, Name, Offer, Opened as WireOpened, Operation,
+    Reply, Request, Setattr, Wanted,
 };
 use tracing::{debug, trace};
 
-use crate::passthrough::{Entry, Passthrough, SetAttr, WriteSync, XattrAnswer};
-use crate::{Caller, Errno, Result, TimeChange};
+use crate::attr::dirent_kind;
+use crate::passthrough::{
+    CachePolicy, Entry, IoMode, Listed, Opened, Passthrough, SetAttr, WriteHow, WriteSync,
+    XattrAnswer,
+};
+use crate::{Caller, Errno, NodeId, Result};
 
-/// RELEASE counts against this limit, so fuser's 16 would throttle a busy server.
+/// RELEASE counts against this limit, so the kernel's 12 would throttle a busy server.
 const MAX_BACKGROUND: u16 = 512;
 
 /// The largest request that Linux sends by default limits (256 pages).
 const MAX_WRITE_BYTES: u32 = 1 << 20;
 
-/// What the kernel is asked for, where it has it.
-const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
-    .union(InitFlags::FUSE_BIG_WRITES)
-    .union(InitFlags::FUSE_AUTO_INVAL_DATA)
-    .union(InitFlags::FUSE_DO_READDIRPLUS)
-    .union(InitFlags::FUSE_READDIRPLUS_AUTO)
-    .union(InitFlags::FUSE_PARALLEL_DIROPS)
-    .union(InitFlags::FUSE_ASYNC_DIO)
-    .union(InitFlags::FUSE_MAX_PAGES)
-    .union(InitFlags::FUSE_CACHE_SYMLINKS)
-    .union(InitFlags::FUSE_POSIX_ACL)
-    .union(InitFlags::FUSE_DONT_MASK)
-    .union(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
+/// What the kernel is asked for in every mode, where it has it.
+const WANTED: u64 = init::ASYNC_READ
+    | init::ATOMIC_O_TRUNC
+    | init::DO_READDIRPLUS
+    | init::READDIRPLUS_AUTO
+    | init::PARALLEL_DIROPS
+    | init::ASYNC_DIO
+    | init::CACHE_SYMLINKS
+    | init::POSIX_ACL
+    | init::DONT_MASK
+    | init::HANDLE_KILLPRIV_V2
+    | init::SETXATTR_EXT
+    | init::DIRECT_IO_ALLOW_MMAP;
 
-/// A [`Passthrough`] as fuser wants it.
+/// A [`Passthrough`] as a session wants it.
 #[derive(Debug)]
 pub struct Adapter {
     fs: Passthrough,
@@ -58,510 +57,520 @@ impl Adapter {
         Adapter { fs }
     }
 
-    fn answer_entry(&self, reply: ReplyEntry, result: Result<Entry>) {
+    /// The filesystem behind it.
+    #[must_use]
+    pub fn passthrough(&self) -> &Passthrough {
+        &self.fs
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, offer: &Offer) -> Wanted {
+        let settings = *self.fs.settings();
+        let offers_passthrough = offer.flags & init::PASSTHROUGH != 0;
+        let io = match settings.io {
+            // CAP_SYS_ADMIN is what registering a backing file needs.
+            IoMode::Auto if offers_passthrough && may_pass_through() => IoMode::Passthrough,
+            IoMode::Passthrough if !offers_passthrough => IoMode::Cached,
+            IoMode::Auto => IoMode::Cached,
+            chosen => chosen,
+        };
+        self.fs.settle_io(io);
+        let mut flags = WANTED;
+        flags |= match settings.cache {
+            CachePolicy::None | CachePolicy::Auto => init::AUTO_INVAL_DATA,
+            CachePolicy::Always => init::EXPLICIT_INVAL_DATA,
+        };
+        flags |= match io {
+            IoMode::Passthrough => init::PASSTHROUGH,
+            IoMode::Writeback => init::WRITEBACK_CACHE,
+            _ => 0,
+        };
+        debug!(
+            minor = offer.minor,
+            offered = offer.flags,
+            wanted = flags,
+            "INIT"
+        );
+        Wanted {
+            flags,
+            max_background: MAX_BACKGROUND,
+            max_write: MAX_WRITE_BYTES,
+            // The lower filesystem must not be stacked itself (ELOOP, and then this
+            // server does the I/O), so that this one may still be stacked upon.
+            max_stack_depth: u32::from(io == IoMode::Passthrough),
+        }
+    }
+
+    fn forget(&self, node: u64, lookups: u64) {
+        self.fs.forget(node.into(), lookups);
+    }
+
+    fn serve(&self, request: &Request<'_>, reply: Reply<'_>) {
+        let node = NodeId::from(request.header.nodeid);
+        match request.operation {
+            Operation::Lookup { .. }
+            | Operation::Mknod { .. }
+            | Operation::Mkdir { .. }
+            | Operation::Symlink { .. }
+            | Operation::Link { .. } => self.answer_entry(reply, self.entry(request)),
+            Operation::Create { .. } | Operation::Tmpfile { .. } => self.create(request, reply),
+            Operation::Open {
+                flags,
+                kill_suidgid,
+            } => {
+                let opened = self.fs.open(node, flags, kill_suidgid, reply.device());
+                if kill_suidgid && flags & libc::O_TRUNC != 0 {
+                    forget_mode(node, reply.device());
+                }
+                trace!(?node, ?opened, "OPEN");
+                self.answer_opened(reply, node, opened);
+            }
+            Operation::Opendir { .. } => {
+                let opened = self.fs.opendir(node);
+                trace!(?node, ?opened, "OPENDIR");
+                self.answer_opened_dir(reply, opened);
+            }
+            Operation::Read(arg) => self.read(arg, reply),
+            Operation::Write { arg, data } => self.write(node, arg, data, reply),
+            Operation::Readdir(arg) => self.readdir(arg, reply),
+            Operation::Readdirplus(arg) => self.readdirplus(node, arg, reply),
+            Operation::Getattr { .. } | Operation::Statx { .. } | Operation::Setattr(_) => {
+                self.attributes(request, reply);
+            }
+            Operation::Release { fh } => {
+                self.fs.release(node, fh.into(), reply.device());
+                reply.ok();
+            }
+            Operation::Releasedir { fh } => {
+                self.fs.releasedir(fh.into());
+                reply.ok();
+            }
+            Operation::Unlink { .. } | Operation::Rmdir { .. } | Operation::Rename { .. } => {
+                reply.empty(self.remove_or_rename(request));
+            }
+            Operation::Flush { .. }
+            | Operation::Fsync { .. }
+            | Operation::Fsyncdir { .. }
+            | Operation::Syncfs
+            | Operation::Access { .. } => reply.empty(never_enosys(self.sync_or_access(request))),
+            Operation::Readlink => answer_data(reply, self.fs.readlink(node)),
+            Operation::Getxattr { name, size } => {
+                answer_xattr(reply, self.fs.getxattr(node, name, size));
+            }
+            Operation::Listxattr { size } => answer_xattr(reply, self.fs.listxattr(node, size)),
+            Operation::Setxattr {
+                name,
+                value,
+                flags,
+                kill_sgid,
+            } => reply.empty(self.fs.setxattr(node, name, value, flags, kill_sgid)),
+            Operation::Removexattr { name } => reply.empty(self.fs.removexattr(node, name)),
+            Operation::Statfs => match self.fs.statfs(node) {
+                Ok(stat) => reply.statfs(&stat),
+                Err(error) => reply.error(error),
+            },
+            Operation::Fallocate(_)
+            | Operation::Lseek(_)
+            | Operation::CopyFileRange { .. }
+            | Operation::Ioctl { .. } => self.on_file(request, reply),
+            // Nobody negotiated the rest; the kernel does not ask again.
+            _ => reply.error(Errno::NOSYS),
+        }
+    }
+}
+
+/// Operations that answer with a name.
+impl Adapter {
+    fn entry(&self, request: &Request<'_>) -> Result<Entry> {
+        let node = NodeId::from(request.header.nodeid);
+        let by = |umask| caller(request.header, umask);
+        match request.operation {
+            Operation::Lookup { name } => self.fs.lookup(node, name),
+            Operation::Mknod { name, arg } => {
+                self.fs.mknod(by(arg.umask), node, name, arg.mode, arg.rdev)
+            }
+            Operation::Mkdir { name, mode, umask } => self.fs.mkdir(by(umask), node, name, mode),
+            Operation::Symlink { name, target } => {
+                self.fs.symlink(by(0), node, name, target.as_ref())
+            }
+            Operation::Link { node: of, name } => self.fs.link(of.into(), node, name),
+            _ => Err(Errno::NOSYS),
+        }
+    }
+
+    fn create(&self, request: &Request<'_>, reply: Reply<'_>) {
+        let parent = NodeId::from(request.header.nodeid);
+        let backing = reply.device();
+        let created = match request.operation {
+            Operation::Create { name, arg } => {
+                let by = caller(request.header, arg.umask);
+                let flags = arg.flags.cast_signed();
+                self.fs.create(by, parent, name, arg.mode, flags, backing)
+            }
+            Operation::Tmpfile { arg } => {
+                let by = caller(request.header, arg.umask);
+                let flags = arg.flags.cast_signed();
+                self.fs.tmpfile(by, parent, arg.mode, flags, backing)
+            }
+            _ => Err(Errno::NOSYS),
+        };
+        trace!(?parent, ?created, "CREATE");
+        match created {
+            Ok((entry, opened)) => {
+                if !reply.created(&self.to_wire(&entry), to_wire(opened)) {
+                    self.fs.release(entry.node, opened.handle, backing);
+                    self.fs.forget(entry.node, 1);
+                }
+            }
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn answer_entry(&self, reply: Reply<'_>, result: Result<Entry>) {
         match result {
             Ok(entry) => {
-                let validity = &self.fs.settings().validity;
-                reply.entry(validity, &entry.attr, Generation(entry.generation));
+                if !reply.entry(&self.to_wire(&entry)) {
+                    self.fs.forget(entry.node, 1);
+                }
             }
-            Err(error) => reply.error(to_fuser(error)),
-        }
-    }
-
-    fn answer_attr(&self, reply: ReplyAttr, result: Result<fuser::FileAttr>) {
-        match result {
-            Ok(attr) => reply.attr(&self.fs.settings().validity, &attr),
-            Err(error) => reply.error(to_fuser(error)),
-        }
-    }
-
-    fn fopen_flags(&self) -> FopenFlags {
-        if self.fs.opens_direct() {
-            FopenFlags::FOPEN_DIRECT_IO
-        } else {
-            FopenFlags::empty()
-        }
-    }
-}
-
-fn to_fuser(error: Errno) -> fuser::Errno {
-    fuser::Errno::from_i32(error.raw_os_error())
-}
-
-fn caller(request: &Request, umask: u32) -> Caller {
-    Caller {
-        uid: request.uid(),
-        gid: request.gid(),
-        umask,
-    }
-}
-
-fn answer_empty(reply: ReplyEmpty, result: Result<()>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(to_fuser(error)),
-    }
-}
-
-/// For fsync, fsyncdir, flush and access: the kernel takes ENOSYS there for "always
-/// succeeds, never ask again", so it is never passed on.
-fn answer_never_enosys(reply: ReplyEmpty, result: Result<()>) {
-    answer_empty(
-        reply,
-        result.map_err(|error| {
-            if error == Errno::NOSYS {
-                Errno::IO
-            } else {
-                error
+            // That there is no such name may be believed as long as that there is.
+            Err(Errno::NOENT) if !self.validity().is_zero() => {
+                let nothing = WireEntry {
+                    node: 0,
+                    generation: 0,
+                    entry_valid: self.validity(),
+                    attr_valid: Duration::ZERO,
+                    attr: abi::Attr::default(),
+                };
+                let _nothing_to_take_back = reply.entry(&nothing);
             }
-        }),
-    );
-}
+            Err(error) => reply.error(error),
+        }
+    }
 
-fn answer_count(reply: ReplyWrite, result: Result<usize>) {
-    // A request is far below 4 GiB; a count that does not fit would be a lie.
-    match result.and_then(|count| u32::try_from(count).map_err(|_| Errno::OVERFLOW)) {
-        Ok(count) => reply.written(count),
-        Err(error) => reply.error(to_fuser(error)),
+    fn to_wire(&self, entry: &Entry) -> WireEntry {
+        WireEntry {
+            node: entry.node.number(),
+            generation: entry.generation,
+            entry_valid: self.validity(),
+            attr_valid: self.validity(),
+            attr: entry.attr,
+        }
+    }
+
+    fn validity(&self) -> Duration {
+        self.fs.settings().cache.validity()
+    }
+
+    fn remove_or_rename(&self, request: &Request<'_>) -> Result<()> {
+        let parent = NodeId::from(request.header.nodeid);
+        match request.operation {
+            Operation::Unlink { name } => self.fs.unlink(parent, name),
+            Operation::Rmdir { name } => self.fs.rmdir(parent, name),
+            Operation::Rename {
+                name,
+                new_parent,
+                new_name,
+                flags,
+            } => {
+                let to = (new_parent.into(), new_name);
+                let by = caller(request.header, 0);
+                self.fs.rename(by, (parent, name), to, flags)
+            }
+            _ => Err(Errno::NOSYS),
+        }
     }
 }
 
-fn answer_xattr(reply: ReplyXattr, result: Result<XattrAnswer>) {
-    match result {
-        Ok(XattrAnswer::Size(size)) => reply.size(u32::try_from(size).unwrap_or(u32::MAX)),
-        Ok(XattrAnswer::Data(data)) => reply.data(&data),
-        Err(error) => reply.error(to_fuser(error)),
+/// Operations on attributes.
+impl Adapter {
+    fn attributes(&self, request: &Request<'_>, reply: Reply<'_>) {
+        let node = NodeId::from(request.header.nodeid);
+        let attr = match request.operation {
+            // A handle would lead to the same inode, and may be a directory's.
+            Operation::Getattr { .. } => self.fs.getattr(node),
+            Operation::Setattr(change) => {
+                let by = caller(request.header, 0);
+                let handle = change.fh().map(Into::into);
+                self.fs.setattr(by, node, handle, &change_of(&change))
+            }
+            Operation::Statx { mask, .. } => {
+                return match self.fs.statx(node, mask) {
+                    Ok(stat) => reply.statx(&stat, self.validity()),
+                    Err(error) => reply.error(error),
+                };
+            }
+            _ => Err(Errno::NOSYS),
+        };
+        match attr {
+            Ok(attr) => reply.attr(&attr, self.validity()),
+            Err(error) => reply.error(error),
+        }
+    }
+}
+
+fn change_of(change: &Setattr<'_>) -> SetAttr {
+    SetAttr {
+        mode: change.mode(),
+        uid: change.uid(),
+        gid: change.gid(),
+        size: change.size(),
+        atime: change.atime(),
+        mtime: change.mtime(),
+        kill_suidgid: change.kill_suidgid(),
     }
 }
 
 thread_local! {
     /// One read buffer per dispatch thread, as large as the largest read it has seen.
-    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static READ_BUFFER: RefCell<AlignedBuffer> = RefCell::default();
 }
 
-impl Filesystem for Adapter {
-    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let offered = config.capabilities() & WANTED;
-        config
-            .add_capabilities(offered)
-            .map_err(|_| io::Error::from(io::ErrorKind::Unsupported))?;
-        // Both are below the limits that these functions check.
-        let _previous = config.set_max_background(MAX_BACKGROUND);
-        let _previous = config.set_max_write(MAX_WRITE_BYTES);
-        debug!(abi = %config.kernel_abi(), ?offered, "INIT");
-        Ok(())
-    }
-
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.answer_entry(reply, self.fs.lookup(parent.into(), name));
-    }
-
-    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        // fuser's batch_forget comes here once for each node.
-        self.fs.forget(ino.into(), nlookup);
-    }
-
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        // The handle would lead to the same inode, and may be a directory's.
-        self.answer_attr(reply, self.fs.getattr(ino.into()));
-    }
-
-    fn setattr(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        let change = SetAttr {
-            mode,
-            uid,
-            gid,
-            size,
-            atime: TimeChange::from_fuser(atime),
-            mtime: TimeChange::from_fuser(mtime),
-        };
-        let handle = fh.map(Into::into);
-        self.answer_attr(reply, self.fs.setattr(ino.into(), handle, &change));
-    }
-
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.fs.readlink(ino.into()) {
-            Ok(path) => reply.data(&path),
-            Err(error) => reply.error(to_fuser(error)),
-        }
-    }
-
-    fn mknod(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        let made = self
-            .fs
-            .mknod(caller(req, umask), parent.into(), name, mode, rdev);
-        self.answer_entry(reply, made);
-    }
-
-    fn mkdir(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        reply: ReplyEntry,
-    ) {
-        let made = self.fs.mkdir(caller(req, umask), parent.into(), name, mode);
-        self.answer_entry(reply, made);
-    }
-
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer_empty(reply, self.fs.unlink(parent.into(), name));
-    }
-
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer_empty(reply, self.fs.rmdir(parent.into(), name));
-    }
-
-    fn symlink(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        link_name: &OsStr,
-        target: &Path,
-        reply: ReplyEntry,
-    ) {
-        let made = self
-            .fs
-            .symlink(caller(req, 0), parent.into(), link_name, target);
-        self.answer_entry(reply, made);
-    }
-
-    fn rename(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        newparent: INodeNo,
-        newname: &OsStr,
-        flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        let (from, to) = ((parent.into(), name), (newparent.into(), newname));
-        answer_empty(
-            reply,
-            self.fs.rename(caller(req, 0), from, to, flags.bits()),
-        );
-    }
-
-    fn link(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        newparent: INodeNo,
-        newname: &OsStr,
-        reply: ReplyEntry,
-    ) {
-        self.answer_entry(reply, self.fs.link(ino.into(), newparent.into(), newname));
-    }
-
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let opened = self.fs.open(ino.into(), flags.0);
-        trace!(%ino, ?opened, "OPEN");
+/// Operations on open files and directories.
+impl Adapter {
+    fn answer_opened(&self, reply: Reply<'_>, node: NodeId, opened: Result<Opened>) {
+        let backing: &Device = reply.device();
         match opened {
-            Ok(handle) => reply.opened(handle.into(), self.fopen_flags()),
-            Err(error) => reply.error(to_fuser(error)),
+            Ok(opened) => {
+                if !reply.opened(to_wire(opened)) {
+                    self.fs.release(node, opened.handle, backing);
+                }
+            }
+            Err(error) => reply.error(error),
         }
     }
 
-    fn read(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
+    fn answer_opened_dir(&self, reply: Reply<'_>, opened: Result<crate::HandleId>) {
+        match opened {
+            Ok(handle) => {
+                let mut flags = 0;
+                if self.fs.settings().cache == CachePolicy::Always {
+                    flags = abi::fopen::KEEP_CACHE | abi::fopen::CACHE_DIR;
+                }
+                let opened = WireOpened {
+                    fh: handle.into(),
+                    flags,
+                    backing: 0,
+                };
+                if !reply.opened(opened) {
+                    self.fs.releasedir(handle);
+                }
+            }
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn read(&self, arg: &abi::ReadIn, reply: Reply<'_>) {
         READ_BUFFER.with_borrow_mut(|buffer| {
-            let size = size as usize;
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            match self.fs.read(fh.into(), offset, &mut buffer[..size]) {
-                Ok(count) => reply.data(&buffer[..count]),
-                Err(error) => reply.error(to_fuser(error)),
+            let space = buffer.space(arg.size as usize);
+            let flags = arg.flags.cast_signed();
+            match self.fs.read(arg.fh.into(), arg.offset, space, flags) {
+                Ok(count) => reply.data(&space[..count]),
+                Err(error) => reply.error(error),
             }
         });
     }
 
-    fn write(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        data: &[u8],
-        _write_flags: WriteFlags,
-        flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        let sync = WriteSync::from_request_flags(flags.0);
-        trace!(%fh, offset, bytes = data.len(), ?sync, "WRITE");
-        answer_count(reply, self.fs.write(fh.into(), offset, data, sync));
-    }
-
-    fn flush(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        answer_never_enosys(reply, self.fs.flush(fh.into()));
-    }
-
-    fn release(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.fs.release(fh.into());
-        reply.ok();
-    }
-
-    fn fsync(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        trace!(%fh, datasync, "FSYNC");
-        answer_never_enosys(reply, self.fs.fsync(fh.into(), datasync));
-    }
-
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let opened = self.fs.opendir(ino.into());
-        trace!(%ino, ?opened, "OPENDIR");
-        match opened {
-            Ok(handle) => reply.opened(handle.into(), FopenFlags::empty()),
-            Err(error) => reply.error(to_fuser(error)),
-        }
-    }
-
-    fn readdir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
-        let listed = self.fs.readdir(fh.into(), offset, |entry| {
-            !reply.add(INodeNo(entry.ino), entry.next, entry.kind, &entry.name)
-        });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(to_fuser(error)),
-        }
-    }
-
-    fn readdirplus(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
-        let validity = self.fs.settings().validity;
-        let list = self
-            .fs
-            .readdirplus(ino.into(), fh.into(), offset, |listed, entry| {
-                // The kernel takes only number and kind from `.` and `..`.
-                let plain = Entry::unlooked(listed);
-                let entry = entry.unwrap_or(&plain);
-                let generation = Generation(entry.generation);
-                let (ino, attr) = (entry.attr.ino, &entry.attr);
-                !reply.add(ino, listed.next, &listed.name, &validity, attr, generation)
-            });
-        match list {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(to_fuser(error)),
-        }
-    }
-
-    fn releasedir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        self.fs.releasedir(fh.into());
-        reply.ok();
-    }
-
-    fn fsyncdir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        trace!(%fh, datasync, "FSYNCDIR");
-        answer_never_enosys(reply, self.fs.fsyncdir(fh.into(), datasync));
-    }
-
-    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        match self.fs.statfs(ino.into()) {
-            Ok(vfs) => reply.statfs(
-                vfs.f_blocks,
-                vfs.f_bfree,
-                vfs.f_bavail,
-                vfs.f_files,
-                vfs.f_ffree,
-                u32::try_from(vfs.f_bsize).unwrap_or(4096),
-                u32::try_from(vfs.f_namemax).unwrap_or(255),
-                u32::try_from(vfs.f_frsize).unwrap_or(4096),
-            ),
-            Err(error) => reply.error(to_fuser(error)),
-        }
-    }
-
-    fn setxattr(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        answer_empty(reply, self.fs.setxattr(ino.into(), name, value, flags));
-    }
-
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        answer_xattr(reply, self.fs.getxattr(ino.into(), name, size));
-    }
-
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        answer_xattr(reply, self.fs.listxattr(ino.into(), size));
-    }
-
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer_empty(reply, self.fs.removexattr(ino.into(), name));
-    }
-
-    fn access(&self, _req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        answer_never_enosys(reply, self.fs.access(ino.into(), mask.bits()));
-    }
-
-    fn create(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        flags: i32,
-        reply: ReplyCreate,
-    ) {
-        let created = self
-            .fs
-            .create(caller(req, umask), parent.into(), name, mode, flags);
-        trace!(%parent, ?name, handle = ?created.as_ref().map(|(_, handle)| handle), "CREATE");
-        match created {
-            Ok((entry, handle)) => reply.created(
-                &self.fs.settings().validity,
-                &entry.attr,
-                Generation(entry.generation),
-                handle.into(),
-                self.fopen_flags(),
-            ),
-            Err(error) => reply.error(to_fuser(error)),
-        }
-    }
-
-    fn fallocate(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        answer_empty(reply, self.fs.fallocate(fh.into(), offset, length, mode));
-    }
-
-    fn lseek(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
-        match self.fs.lseek(fh.into(), offset, whence) {
-            Ok(found) => reply.offset(found),
-            Err(error) => reply.error(to_fuser(error)),
-        }
-    }
-
-    fn copy_file_range(
-        &self,
-        _req: &Request,
-        _ino_in: INodeNo,
-        fh_in: FileHandle,
-        offset_in: u64,
-        _ino_out: INodeNo,
-        fh_out: FileHandle,
-        offset_out: u64,
-        len: u64,
-        flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        // No flag is defined yet (copy_file_range(2)); an unknown one is not ignored.
-        let copied = if flags.is_empty() {
-            let (from, to) = ((fh_in.into(), offset_in), (fh_out.into(), offset_out));
-            self.fs.copy_file_range(from, to, len)
-        } else {
-            Err(Errno::INVAL)
+    fn write(&self, node: NodeId, arg: &abi::WriteIn, data: &[u8], reply: Reply<'_>) {
+        let how = WriteHow {
+            flags: arg.flags.cast_signed(),
+            kill_suidgid: arg.write_flags & abi::WRITE_KILL_SUIDGID != 0,
         };
-        answer_count(reply, copied);
+        let (fh, offset) = (arg.fh, arg.offset);
+        let sync = WriteSync::from_request_flags(how.flags);
+        trace!(fh, offset, bytes = data.len(), ?sync, "WRITE");
+        let written = self.fs.write(fh.into(), offset, data, how);
+        if written.is_ok_and(|written| written.cleared_set_id) {
+            forget_mode(node, reply.device());
+        }
+        answer_count(reply, written.map(|written| written.count), false);
+    }
+
+    fn readdir(&self, arg: &abi::ReadIn, reply: Reply<'_>) {
+        let mut listing = Listing::new(arg.size);
+        let list = self.fs.readdir(arg.fh.into(), arg.offset, |entry| {
+            listing.push(name_of(entry))
+        });
+        match list {
+            Ok(()) => reply.data(listing.bytes()),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn readdirplus(&self, node: NodeId, arg: &abi::ReadIn, reply: Reply<'_>) {
+        let mut listing = Listing::new(arg.size);
+        let (fh, offset) = (arg.fh.into(), arg.offset);
+        let list = self.fs.readdirplus(node, fh, offset, |listed, entry| {
+            let entry = match entry {
+                Some(entry) => self.to_wire(entry),
+                // The kernel takes only number and kind from `.` and `..`.
+                None => unlooked(),
+            };
+            listing.push_plus(name_of(listed), &entry)
+        });
+        match list {
+            Ok(()) => reply.data(listing.bytes()),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn sync_or_access(&self, request: &Request<'_>) -> Result<()> {
+        match request.operation {
+            Operation::Flush { fh } => self.fs.flush(fh.into()),
+            Operation::Fsync { fh, data_only } => {
+                trace!(fh, datasync = data_only, "FSYNC");
+                self.fs.fsync(fh.into(), data_only)
+            }
+            Operation::Fsyncdir { fh, data_only } => {
+                trace!(fh, datasync = data_only, "FSYNCDIR");
+                self.fs.fsyncdir(fh.into(), data_only)
+            }
+            Operation::Syncfs => self.fs.syncfs(),
+            Operation::Access { mask } => self.fs.access(request.header.nodeid.into(), mask),
+            _ => Err(Errno::IO),
+        }
+    }
+
+    fn on_file(&self, request: &Request<'_>, reply: Reply<'_>) {
+        match request.operation {
+            Operation::Fallocate(arg) => {
+                let mode = arg.mode.cast_signed();
+                let done = self
+                    .fs
+                    .fallocate(arg.fh.into(), arg.offset, arg.length, mode);
+                reply.empty(done);
+            }
+            Operation::Lseek(arg) => {
+                let whence = arg.whence.cast_signed();
+                match self.fs.lseek(arg.fh.into(), arg.offset, whence) {
+                    Ok(found) => reply.offset(found),
+                    Err(error) => reply.error(error),
+                }
+            }
+            // No flag is defined yet (copy_file_range(2)); an unknown one is not ignored.
+            Operation::CopyFileRange { arg, .. } if arg.flags != 0 => reply.error(Errno::INVAL),
+            Operation::CopyFileRange { arg, wide } => {
+                let from = (arg.fh_in.into(), arg.off_in);
+                let to = (arg.fh_out.into(), arg.off_out);
+                answer_count(reply, self.fs.copy_file_range(from, to, arg.len), wide);
+            }
+            Operation::Ioctl { arg, data } => {
+                let on_dir = arg.flags & abi::IOCTL_DIR != 0;
+                let room = arg.out_size;
+                match self.fs.ioctl(arg.fh.into(), on_dir, arg.cmd, data, room) {
+                    Ok(answer) => reply.ioctl(answer.result, &answer.data),
+                    Err(error) => reply.error(error),
+                }
+            }
+            _ => reply.error(Errno::NOSYS),
+        }
+    }
+}
+
+/// After a write the kernel asks for size and times anew, but not for the mode.
+fn forget_mode(node: NodeId, device: &Device) {
+    // A negative offset: attributes alone, so no page that this request waits for.
+    if let Err(error) = device.invalidate_inode(node.number(), -1, 0) {
+        debug!(%error, ?node, "the kernel knew nothing of it");
+    }
+}
+
+/// Whether this process could register backing files: `CAP_SYS_ADMIN` in the initial
+/// user namespace, which root of a container does not have; its files then fall back one
+/// by one.
+fn may_pass_through() -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| {
+        sets.effective
+            .contains(rustix::thread::CapabilitySet::SYS_ADMIN)
+    })
+}
+
+fn caller(header: &InHeader, umask: u32) -> Caller {
+    Caller {
+        uid: header.uid,
+        gid: header.gid,
+        umask,
+    }
+}
+
+fn to_wire(opened: Opened) -> WireOpened {
+    WireOpened {
+        fh: opened.handle.into(),
+        flags: opened.flags,
+        backing: opened.backing.map_or(0, |id| id.0),
+    }
+}
+
+fn name_of(listed: &Listed) -> Name<'_> {
+    Name {
+        name: &listed.name,
+        ino: listed.ino,
+        next: listed.next,
+        kind: dirent_kind(listed.kind),
+    }
+}
+
+fn unlooked() -> WireEntry {
+    WireEntry {
+        node: 0,
+        generation: 0,
+        entry_valid: Duration::ZERO,
+        attr_valid: Duration::ZERO,
+        attr: abi::Attr::default(),
+    }
+}
+
+/// For fsync, fsyncdir, flush and access: the kernel takes ENOSYS there for "always
+/// succeeds, never ask again", so it is never passed on.
+fn never_enosys(result: Result<()>) -> Result<()> {
+    result.map_err(|error| match error {
+        Errno::NOSYS => Errno::IO,
+        error => error,
+    })
+}
+
+fn answer_count(reply: Reply<'_>, result: Result<usize>, wide: bool) {
+    match result {
+        Ok(count) if wide => reply.copied(count as u64),
+        // A request is far below 4 GiB; a count that does not fit would be a lie.
+        Ok(count) => match u32::try_from(count) {
+            Ok(count) => reply.written(count),
+            Err(_) => reply.error(Errno::OVERFLOW),
+        },
+        Err(error) => reply.error(error),
+    }
+}
+
+fn answer_data(reply: Reply<'_>, result: Result<Vec<u8>>) {
+    match result {
+        Ok(data) => reply.data(&data),
+        Err(error) => reply.error(error),
+    }
+}
+
+fn answer_xattr(reply: Reply<'_>, result: Result<XattrAnswer>) {
+    match result {
+        Ok(XattrAnswer::Size(size)) => reply.xattr_size(u32::try_from(size).unwrap_or(u32::MAX)),
+        Ok(XattrAnswer::Data(data)) => reply.data(&data),
+        Err(error) => reply.error(error),
+    }
+}
+
+/// Memory that begins at a page boundary, as reads from `O_DIRECT` files need it.
+#[derive(Debug, Default)]
+struct AlignedBuffer {
+    bytes: Vec<u8>,
+}
+
+impl AlignedBuffer {
+    const ALIGNMENT: usize = 4096;
+
+    fn space(&mut self, size: usize) -> &mut [u8] {
+        if self.bytes.len() < size + Self::ALIGNMENT {
+            self.bytes.resize(size + Self::ALIGNMENT, 0);
+        }
+        let start = self.bytes.as_ptr().align_offset(Self::ALIGNMENT);
+        &mut self.bytes[start..start + size]
     }
 }

@@ -20,7 +20,7 @@ use std::cell::OnceCell;
 
 use rustix::fs::Mode;
 use rustix::process::umask;
-use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 use crate::{Result, sys};
 
@@ -65,6 +65,55 @@ impl Caller {
     }
 }
 
+/// Runs `change` without `CAP_FSETID`, so that the lower filesystem clears set-id bits
+/// (inode(7)) as it does for a caller who may not keep them.
+///
+/// # Errors
+/// Those of `change` and of capset(2).
+pub(crate) fn without_fsetid<T>(change: impl FnOnce() -> Result<T>) -> Result<T> {
+    let full = full_capabilities()?;
+    if !full.effective.contains(CapabilitySet::FSETID) {
+        return change();
+    }
+    let without = CapabilitySets {
+        effective: full.effective - CapabilitySet::FSETID,
+        ..full
+    };
+    set_capabilities(None, without)?;
+    let _full = RestoredCapabilities(full);
+    change()
+}
+
+/// [`without_fsetid`] when `drop` says so.
+pub(crate) fn without_fsetid_if<T>(drop: bool, change: impl FnOnce() -> Result<T>) -> Result<T> {
+    if drop {
+        without_fsetid(change)
+    } else {
+        change()
+    }
+}
+
+/// The capabilities of this thread when it has changed nothing about them.
+fn full_capabilities() -> Result<CapabilitySets> {
+    FULL.with(|cell| match cell.get() {
+        Some(sets) => Ok(*sets),
+        None => capabilities(None).map(|sets| *cell.get_or_init(|| sets)),
+    })
+}
+
+/// Gives the thread its capabilities back when dropped.
+struct RestoredCapabilities(CapabilitySets);
+
+impl Drop for RestoredCapabilities {
+    fn drop(&mut self) {
+        if let Err(error) = set_capabilities(None, self.0) {
+            // To raise what is permitted never fails; if it did, this thread would
+            // refuse what it must not.
+            tracing::error!(%error, "cannot take a capability back");
+        }
+    }
+}
+
 /// Gives the thread its empty umask back when dropped.
 struct TakenUmask;
 
@@ -97,10 +146,7 @@ impl TakenIds {
         if is_self || !rustix::process::geteuid().is_root() {
             return Ok(None);
         }
-        let full = FULL.with(|cell| match cell.get() {
-            Some(sets) => Ok(*sets),
-            None => capabilities(None).map(|sets| *cell.get_or_init(|| sets)),
-        })?;
+        let full = full_capabilities()?;
         // The group first: without the superuser's id it could not be changed.
         sys::set_thread_fsgid(caller.gid);
         sys::set_thread_fsuid(caller.uid);

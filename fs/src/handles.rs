@@ -12,8 +12,10 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use crate::passthrough::DirStream;
 use crate::{Errno, Result};
@@ -25,15 +27,15 @@ const SHARDS: u64 = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HandleId(u64);
 
-impl From<HandleId> for fuser::FileHandle {
+impl From<HandleId> for u64 {
     fn from(id: HandleId) -> Self {
-        fuser::FileHandle(id.0)
+        id.0
     }
 }
 
-impl From<fuser::FileHandle> for HandleId {
-    fn from(handle: fuser::FileHandle) -> Self {
-        HandleId(handle.0)
+impl From<u64> for HandleId {
+    fn from(number: u64) -> Self {
+        HandleId(number)
     }
 }
 
@@ -41,11 +43,39 @@ impl From<fuser::FileHandle> for HandleId {
 #[derive(Debug)]
 pub(crate) struct OpenFile {
     fd: OwnedFd,
+    /// Whether the kernel's page cache stands before the server.
+    pub(crate) is_cached: bool,
+    /// Those of [`FOLLOWED`] that the descriptor has.
+    flags: AtomicI32,
 }
 
+/// Flags of an open file that fcntl(2) can change and that the lower file must have.
+const FOLLOWED: i32 = libc::O_DIRECT | libc::O_NOATIME;
+
 impl OpenFile {
-    pub(crate) fn new(fd: OwnedFd) -> Self {
-        OpenFile { fd }
+    /// A descriptor that was opened with `flags`.
+    pub(crate) fn new(fd: OwnedFd, flags: i32) -> Self {
+        OpenFile {
+            fd,
+            is_cached: false,
+            flags: AtomicI32::new(flags & FOLLOWED),
+        }
+    }
+
+    /// Gives the descriptor the `O_DIRECT` and `O_NOATIME` of `flags`, the open file's
+    /// own by now. Between two requests that disagree either may win, as between two
+    /// threads that call fcntl(2) and write(2) on one open file.
+    pub(crate) fn follow(&self, flags: i32) -> Result<()> {
+        let wanted = flags & FOLLOWED;
+        if self.flags.load(Ordering::Relaxed) != wanted {
+            let rest = fcntl_getfl(&self.fd)? - OFlags::from_bits_retain(FOLLOWED.cast_unsigned());
+            fcntl_setfl(
+                &self.fd,
+                rest | OFlags::from_bits_retain(wanted.cast_unsigned()),
+            )?;
+            self.flags.store(wanted, Ordering::Relaxed);
+        }
+        Ok(())
     }
 }
 
@@ -123,13 +153,14 @@ impl HandleTable {
         self.dirs.get(id)
     }
 
-    /// Forgets an open file; an unknown number is no error.
-    pub(crate) fn release_file(&self, id: HandleId) {
+    /// Forgets an open file and returns whether there was one.
+    pub(crate) fn release_file(&self, id: HandleId) -> bool {
         #[cfg(feature = "mutants")]
         if founding_bug::active() {
-            return founding_bug::release(&self.files, id);
+            founding_bug::release(&self.files, id);
+            return true;
         }
-        self.files.release(id);
+        self.files.release(id)
     }
 
     /// Forgets an open directory; an unknown number is no error.
@@ -183,11 +214,10 @@ impl<T: AsFd> Shards<T> {
         map.insert(id, Arc::new(open))
     }
 
-    fn release(&self, id: HandleId) {
+    fn release(&self, id: HandleId) -> bool {
         // The entry goes first and the lock with it; the descriptor closes after
         // that, and not before the last request on it is done.
-        let removed = self.remove(id);
-        drop(removed);
+        self.remove(id).is_some()
     }
 
     fn remove(&self, id: HandleId) -> Option<Arc<T>> {
@@ -249,7 +279,7 @@ mod tests {
     use super::*;
 
     fn open_null() -> OpenFile {
-        OpenFile::new(std::fs::File::open("/dev/null").unwrap().into())
+        OpenFile::new(std::fs::File::open("/dev/null").unwrap().into(), 0)
     }
 
     #[test]
@@ -270,10 +300,10 @@ mod tests {
         let table = HandleTable::new();
         let id = table.enter_file(open_null()).unwrap();
         let in_use = table.file(id).unwrap();
-        table.release_file(id);
+        assert!(table.release_file(id));
         assert_eq!(table.file(id).unwrap_err(), Errno::BADF);
         // A second RELEASE, as after a resend, is harmless.
-        table.release_file(id);
+        assert!(!table.release_file(id));
         rustix::fs::fstat(&*in_use).unwrap();
         assert_eq!(table.dir(id).unwrap_err(), Errno::BADF);
     }

@@ -1,9 +1,10 @@
 //! A passthrough FUSE filesystem with handles that never repeat and an honest fsync.
 //!
 //! ```text
-//! kernel ── fuser ── adapter ── passthrough ──┬── nodes    (inode table)
-//!                    one short method         ├── handles  (handle table)
-//!                    per operation            └── caller   (whose file is it)
+//! kernel ── plugpull-fuse ── adapter ── passthrough ──┬── nodes     (inode table)
+//!           the protocol      one arm                  ├── handles   (handle table)
+//!                             per operation            ├── io_modes  (who does the I/O)
+//!                                                      └── caller    (whose file is it)
 //! ```
 //!
 //! Architecture Invariant: everything below [`adapter`] is plain functions over
@@ -20,7 +21,7 @@ pub mod adapter;
 mod attr;
 mod caller;
 mod handles;
-mod mounting;
+mod io_modes;
 pub mod mutant;
 mod nodes;
 pub mod options;
@@ -28,7 +29,6 @@ pub mod passthrough;
 pub mod serve;
 pub mod sys;
 
-pub use attr::TimeChange;
 pub use caller::Caller;
 pub use handles::HandleId;
 pub use nodes::NodeId;

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use plugpull_fs::options::{MountOptions, thread_count};
-use plugpull_fs::passthrough::IoMode;
+use plugpull_fs::passthrough::{CachePolicy, IoMode, Settings};
 use plugpull_fs::serve::{Mounted, Plan};
 use plugpull_fs::sys::{Forked, fork};
 use rustix::io::{read, write};
@@ -37,16 +37,28 @@ struct Cli {
     foreground: bool,
     /// Mount options, separated by commas: ro, nodev, nosuid, noexec, noatime, sync,
     /// dirsync and their opposites, allow_other, default_permissions, fsname=NAME,
-    /// subtype=NAME, max_read=BYTES, threads=N, io=MODE; those of fstab are ignored
+    /// subtype=NAME, max_read=BYTES, threads=N, io=MODE, cache=POLICY; those of fstab
+    /// are ignored
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
-    /// Dispatch threads [default: one per core, at least 2]
+    /// Dispatch threads at most; two wait, more join while requests are slow or many
+    /// [default: one per core, at least 16]
     #[arg(long, value_name = "N", value_parser = thread_count)]
     threads: Option<usize>,
-    /// How reads and writes travel: cached (in the kernel's page cache, written
-    /// through) or direct [default: cached]
+    /// How reads and writes travel [default: auto]
+    ///
+    /// passthrough: the kernel reads, writes and maps the source's files itself (Linux
+    /// 6.9 or later, as root); cached: through the page cache, written through;
+    /// writeback: through the page cache, written later; direct: each is a request of
+    /// its own; auto: passthrough where it can be had, else cached
     #[arg(long, value_name = "MODE")]
     io: Option<IoMode>,
+    /// What may be believed when something else changes the source [default: auto]
+    ///
+    /// none: nothing, each lookup and open asks; auto: names, attributes and data for
+    /// up to a second; always: everything, changes from elsewhere may go unnoticed
+    #[arg(long, value_name = "POLICY")]
+    cache: Option<CachePolicy>,
     /// Be wrong on purpose, in one way
     #[cfg(feature = "mutants")]
     #[arg(long, value_name = "NAME")]
@@ -81,7 +93,10 @@ impl Cli {
         Plan {
             source: self.source.clone(),
             mountpoint: self.mountpoint.clone(),
-            io: self.io.or(options.io).unwrap_or_default(),
+            settings: Settings {
+                io: self.io.or(options.io).unwrap_or_default(),
+                cache: self.cache.or(options.cache).unwrap_or_default(),
+            },
             threads: threads.unwrap_or_else(default_threads),
             options,
         }
@@ -138,10 +153,11 @@ fn stop_on_panic() {
     }));
 }
 
-/// A single thread would let one slow fsync hold up everything else.
+/// As many as requests may wait for disks at a time; those that are not needed are not
+/// started.
 fn default_threads() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    cores.clamp(2, 256)
+    cores.clamp(16, 256)
 }
 
 fn start_log(verbose: bool) {

@@ -37,9 +37,9 @@ impl NodeId {
     }
 }
 
-impl From<fuser::INodeNo> for NodeId {
-    fn from(number: fuser::INodeNo) -> Self {
-        NodeId(number.0)
+impl From<u64> for NodeId {
+    fn from(number: u64) -> Self {
+        NodeId(number)
     }
 }
 

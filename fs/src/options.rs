@@ -2,9 +2,9 @@
 
 use std::str::FromStr;
 
-use fuser::MountOption;
+use rustix::mount::MountFlags;
 
-use crate::passthrough::IoMode;
+use crate::passthrough::{CachePolicy, IoMode};
 
 /// Options that belong to fstab(5), mount(8) or systemd and mean nothing to a server.
 const IGNORED: &[&str] = &[
@@ -31,10 +31,14 @@ const IGNORED: &[&str] = &[
 /// contradict each other the later one counts, as for mount(8).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MountOptions {
-    flags: Vec<MountOption>,
-    kernel: Vec<MountOption>,
+    /// Names of flags of mount(2) that differ from its defaults, in order.
+    flags: Vec<&'static str>,
+    /// Options of the FUSE filesystem type.
+    fuse: Vec<String>,
     /// Let every user in, not only the one who mounted. Always so for root.
     pub allow_other: bool,
+    /// Let the kernel check permissions. Always so for root and with `allow_other`.
+    pub default_permissions: bool,
     /// The name that mount(8) shows as the source.
     pub source_name: Option<String>,
     /// What follows `fuse.` in the type that mount(8) shows.
@@ -43,6 +47,8 @@ pub struct MountOptions {
     pub threads: Option<usize>,
     /// How reads and writes travel, as `--io`.
     pub io: Option<IoMode>,
+    /// What the kernel may believe, as `--cache`.
+    pub cache: Option<CachePolicy>,
 }
 
 impl MountOptions {
@@ -55,10 +61,44 @@ impl MountOptions {
         options.try_for_each(|option| self.add_one(option))
     }
 
-    /// What fuser passes on to mount(2).
+    /// The flags of mount(2). Devices and set-id bits count only where they are asked
+    /// for, as with every FUSE mount.
     #[must_use]
-    pub fn to_fuser(&self) -> Vec<MountOption> {
-        [self.flags.clone(), self.kernel.clone()].concat()
+    pub fn flags(&self) -> MountFlags {
+        let mut flags = MountFlags::NODEV | MountFlags::NOSUID;
+        for name in &self.flags {
+            match *name {
+                "ro" => flags |= MountFlags::RDONLY,
+                "dev" => flags -= MountFlags::NODEV,
+                "suid" => flags -= MountFlags::NOSUID,
+                "noexec" => flags |= MountFlags::NOEXEC,
+                "noatime" => flags |= MountFlags::NOATIME,
+                "sync" => flags |= MountFlags::SYNCHRONOUS,
+                "dirsync" => flags |= MountFlags::DIRSYNC,
+                _ => {}
+            }
+        }
+        flags
+    }
+
+    /// Options of the FUSE filesystem type for mount(2), such as `max_read=4096`.
+    #[must_use]
+    pub fn fuse_options(&self) -> &[String] {
+        &self.fuse
+    }
+
+    /// All options by name, for fusermount3.
+    #[must_use]
+    pub fn helper_options(&self) -> Vec<String> {
+        let mut options: Vec<String> = self.flags.iter().map(|flag| (*flag).to_owned()).collect();
+        if self.allow_other {
+            options.push("allow_other".to_owned());
+        }
+        if self.allow_other || self.default_permissions {
+            options.push("default_permissions".to_owned());
+        }
+        options.extend_from_slice(&self.fuse);
+        options
     }
 
     fn add_one(&mut self, option: &str) -> Result<(), String> {
@@ -66,15 +106,14 @@ impl MountOptions {
             return self.add_valued(option, key, value);
         }
         if let Some((on, off)) = flag_pair(option) {
-            // Only the flag that differs from the default has to reach mount(2), but a
-            // later one takes an earlier one back.
+            // A later flag takes an earlier one back.
             self.flags.retain(|flag| *flag != on && *flag != off);
             self.flags.push(on);
             return Ok(());
         }
         match option {
             "allow_other" => self.allow_other = true,
-            "default_permissions" => self.kernel_option(MountOption::DefaultPermissions),
+            "default_permissions" => self.default_permissions = true,
             _ if IGNORED.contains(&option) => self.take_back(option),
             _ if is_comment(option) => {}
             _ => return Err(format!("unknown mount option `{option}`")),
@@ -88,52 +127,46 @@ impl MountOptions {
             "subtype" => self.subtype = Some(value.to_owned()),
             "max_read" => {
                 let bytes: u32 = number(option, value)?;
-                self.kernel_option(MountOption::CUSTOM(format!("max_read={bytes}")));
+                self.fuse
+                    .retain(|earlier| !earlier.starts_with("max_read="));
+                self.fuse.push(format!("max_read={bytes}"));
             }
             "threads" => self.threads = Some(thread_count(value)?),
             "io" => self.io = Some(value.parse()?),
+            "cache" => self.cache = Some(value.parse()?),
             _ if is_comment(key) => {}
             _ => return Err(format!("unknown mount option `{option}`")),
         }
         Ok(())
     }
 
-    fn kernel_option(&mut self, option: MountOption) {
-        if !self.kernel.contains(&option) {
-            self.kernel.push(option);
-        }
-    }
-
     /// The ignored options `rw`, `async` and `atime` are defaults that undo a flag.
     fn take_back(&mut self, option: &str) {
-        let undone: &[MountOption] = match option {
-            "rw" => &[MountOption::RO],
-            "async" => &[MountOption::Sync],
-            "atime" => &[MountOption::NoAtime],
-            _ => &[],
+        let undone = match option {
+            "rw" => "ro",
+            "async" => "sync",
+            "atime" => "noatime",
+            _ => return,
         };
-        self.flags.retain(|flag| !undone.contains(flag));
+        self.flags.retain(|flag| *flag != undone);
     }
 }
 
 /// A flag of mount(2), and its opposite.
-fn flag_pair(option: &str) -> Option<(MountOption, MountOption)> {
-    use MountOption::{
-        Async, Atime, Dev, DirSync, Exec, NoAtime, NoDev, NoExec, NoSuid, RO, RW, Suid, Sync,
-    };
-    Some(match option {
-        "ro" => (RO, RW),
-        "dev" => (Dev, NoDev),
-        "nodev" => (NoDev, Dev),
-        "suid" => (Suid, NoSuid),
-        "nosuid" => (NoSuid, Suid),
-        "exec" => (Exec, NoExec),
-        "noexec" => (NoExec, Exec),
-        "noatime" => (NoAtime, Atime),
-        "sync" => (Sync, Async),
-        "dirsync" => (DirSync, DirSync),
-        _ => return None,
-    })
+fn flag_pair(option: &str) -> Option<(&'static str, &'static str)> {
+    const PAIRS: [(&str, &str); 10] = [
+        ("ro", "rw"),
+        ("dev", "nodev"),
+        ("nodev", "dev"),
+        ("suid", "nosuid"),
+        ("nosuid", "suid"),
+        ("exec", "noexec"),
+        ("noexec", "exec"),
+        ("noatime", "atime"),
+        ("sync", "async"),
+        ("dirsync", "dirsync"),
+    ];
+    PAIRS.into_iter().find(|(on, _)| *on == option)
 }
 
 /// Options that are comments by convention (mount(8): `X-*` and `x-*`, `comment=`).
@@ -164,17 +197,31 @@ impl FromStr for IoMode {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "cached" => Ok(IoMode::Cached),
-            "direct" => Ok(IoMode::Direct),
-            _ => Err(format!("`{name}` is not an I/O mode: cached or direct")),
-        }
+        named(name, "an I/O mode", &IoMode::ALL)
     }
+}
+
+impl FromStr for CachePolicy {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        named(name, "a cache policy", &CachePolicy::ALL)
+    }
+}
+
+fn named<T: Copy>(name: &str, what: &str, all: &[(T, &str)]) -> Result<T, String> {
+    let found = all.iter().find(|(_, known)| *known == name);
+    found.map(|(value, _)| *value).ok_or_else(|| {
+        let names: Vec<_> = all.iter().map(|(_, name)| *name).collect();
+        format!("`{name}` is not {what}: {}", names.join(", "))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const DEFAULT: MountFlags = MountFlags::NODEV.union(MountFlags::NOSUID);
 
     fn parse(lists: &[&str]) -> Result<MountOptions, String> {
         let mut options = MountOptions::default();
@@ -190,32 +237,39 @@ mod tests {
         ]);
         let options = options.unwrap();
         assert!(options.allow_other);
+        assert_eq!(options.flags(), DEFAULT | MountFlags::RDONLY);
         assert_eq!(
-            options.to_fuser(),
-            [MountOption::NoSuid, MountOption::NoDev, MountOption::RO]
+            options.helper_options(),
+            [
+                "nosuid",
+                "nodev",
+                "ro",
+                "allow_other",
+                "default_permissions"
+            ]
         );
     }
 
     #[test]
     fn the_later_option_counts() {
-        assert_eq!(parse(&["ro,rw"]).unwrap().to_fuser(), []);
+        assert_eq!(parse(&["ro,rw"]).unwrap().flags(), DEFAULT);
+        assert_eq!(parse(&["suid,nosuid"]).unwrap().flags(), DEFAULT);
         assert_eq!(
-            parse(&["suid,nosuid"]).unwrap().to_fuser(),
-            [MountOption::NoSuid]
+            parse(&["dev,suid,noexec"]).unwrap().flags(),
+            MountFlags::NOEXEC
         );
     }
 
     #[test]
     fn values_are_read() {
-        let options = parse(&["fsname=a=b,subtype=x,threads=3,io=direct,max_read=4096"]).unwrap();
+        let list = "fsname=a=b,subtype=x,threads=3,io=direct,cache=none,max_read=4096";
+        let options = parse(&[list]).unwrap();
         assert_eq!(options.source_name.as_deref(), Some("a=b"));
         assert_eq!(options.subtype.as_deref(), Some("x"));
         assert_eq!(options.threads, Some(3));
         assert_eq!(options.io, Some(IoMode::Direct));
-        assert_eq!(
-            options.to_fuser(),
-            [MountOption::CUSTOM("max_read=4096".into())]
-        );
+        assert_eq!(options.cache, Some(CachePolicy::None));
+        assert_eq!(options.fuse_options(), ["max_read=4096"]);
     }
 
     #[test]
@@ -225,6 +279,7 @@ mod tests {
             ("threads=0", "`0`"),
             ("threads=many", "`many`"),
             ("io=fast", "`fast`"),
+            ("cache=some", "none, auto, always"),
             ("max_read=big", "max_read=big"),
             ("no=thing", "no=thing"),
         ] {

@@ -4,14 +4,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use fuser::{Session, SessionUnmounter};
+use plugpull_fuse::{Device, Session, mount};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use tracing::{info, warn};
 
-use crate::Errno;
 use crate::adapter::Adapter;
-use crate::mounting::{detach, mount_as_root, mount_as_user};
 use crate::options::MountOptions;
 use crate::passthrough::{IoMode, Passthrough, Settings};
 use crate::sys::BlockedSignals;
@@ -23,8 +21,8 @@ pub struct Plan {
     pub source: PathBuf,
     /// The directory over which it is shown.
     pub mountpoint: PathBuf,
-    /// How reads and writes travel.
-    pub io: IoMode,
+    /// How reads and writes travel, and what the kernel may believe.
+    pub settings: Settings,
     /// Dispatch threads.
     pub threads: usize,
     /// What followed `-o`.
@@ -37,6 +35,7 @@ pub struct Mounted {
     session: Session<Adapter>,
     signals: BlockedSignals,
     mountpoint: PathBuf,
+    threads: usize,
 }
 
 impl Mounted {
@@ -58,27 +57,29 @@ impl Mounted {
         let signals = BlockedSignals::termination().context("block termination signals")?;
         let mountpoint = existing_dir(&plan.mountpoint).context("mount point")?;
         let source = existing_dir(&plan.source).context("source")?;
-        let settings = Settings {
-            io: plan.io,
-            ..Settings::default()
-        };
-        let fs = Passthrough::new(&source, settings)
+        let fs = Passthrough::new(&source, plan.settings)
             .with_context(|| format!("open source {}", source.display()))?;
-        let root = rustix::process::geteuid().is_root();
-        let mount = if root { mount_as_root } else { mount_as_user };
-        let adapter = Adapter::new(fs);
-        let session = mount(adapter, &source, &mountpoint, plan.threads, &plan.options)?;
+        let device = attach(&source, &mountpoint, &plan.options)?;
+        let session = shake_hands(device, fs, plan.settings.io).inspect_err(|_| {
+            // Without a server behind it the mount would only hang those who look at it.
+            if let Err(error) = mount::detach(&mountpoint) {
+                tracing::error!(%error, mountpoint = %mountpoint.display(), "left behind");
+            }
+        })?;
+        let settings = session.filesystem().passthrough().settings();
         info!(
             source = %source.display(),
             mountpoint = %mountpoint.display(),
             threads = plan.threads,
-            io = ?plan.io,
+            io = settings.io.name(),
+            cache = settings.cache.name(),
             "mounted"
         );
         Ok(Mounted {
             session,
             signals,
             mountpoint,
+            threads: plan.threads,
         })
     }
 
@@ -88,23 +89,53 @@ impl Mounted {
     ///
     /// # Errors
     /// What made a dispatch thread give up.
-    pub fn serve(mut self) -> Result<()> {
-        let unmounter = self.session.unmount_callable();
+    pub fn serve(self) -> Result<()> {
         let (signals, mountpoint) = (self.signals, self.mountpoint);
         thread::Builder::new()
             .name("signals".into())
-            .spawn(move || unmount_on_signal(&signals, &mountpoint, unmounter))
+            .spawn(move || unmount_on_signal(&signals, &mountpoint))
             .context("start the signal thread")?;
-        match self.session.run() {
-            // A dispatch thread that has just taken a request (a late RELEASE, mostly)
-            // when the connection ends is told this, and the others ENODEV
-            // (fuse_dev_do_read in fs/fuse/dev.c). Both are the end of the mount.
-            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
-            served => served.context("serve requests")?,
-        }
+        self.session.run(self.threads).context("serve requests")?;
         info!("unmounted");
         Ok(())
     }
+}
+
+/// The type that mount(8) shows is `fuse.` and this.
+const SUBTYPE: &str = "plugpull-fs";
+
+/// Mounts: root by itself, everybody else through fusermount3.
+fn attach(source: &Path, mountpoint: &Path, options: &MountOptions) -> Result<Device> {
+    let shown = source.to_string_lossy();
+    let root = rustix::process::geteuid().is_root();
+    let helper_options = options.helper_options();
+    let what = mount::What {
+        source: options.source_name.as_deref().unwrap_or(&shown),
+        subtype: options.subtype.as_deref().unwrap_or(SUBTYPE),
+        options: if root {
+            options.fuse_options()
+        } else {
+            &helper_options
+        },
+    };
+    if !root {
+        return mount::as_user(mountpoint, &what);
+    }
+    let device = Device::open().context("open /dev/fuse (is the kernel module `fuse` loaded?)")?;
+    mount::as_root(&device, mountpoint, &what, options.flags())?;
+    Ok(device)
+}
+
+fn shake_hands(device: Device, fs: Passthrough, asked: IoMode) -> Result<Session<Adapter>> {
+    let session = Session::new(device, Adapter::new(fs)).context("FUSE handshake")?;
+    let settled = session.filesystem().passthrough().settings().io;
+    ensure!(
+        asked == IoMode::Auto || asked == settled,
+        "this kernel does not offer the I/O mode `{}` (passthrough needs Linux 6.9 or later, \
+         built with CONFIG_FUSE_PASSTHROUGH); `--io auto` takes the best that there is",
+        asked.name()
+    );
+    Ok(session)
 }
 
 fn existing_dir(path: &Path) -> Result<PathBuf> {
@@ -137,8 +168,8 @@ fn raise_open_file_limit() {
     }
 }
 
-fn unmount_on_signal(signals: &BlockedSignals, mountpoint: &Path, unmounter: SessionUnmounter) {
-    let mut unmounter = Some(unmounter);
+fn unmount_on_signal(signals: &BlockedSignals, mountpoint: &Path) {
+    let mut asked = false;
     loop {
         match signals.wait() {
             Ok(signal) => info!(signal, "asked to end"),
@@ -147,17 +178,17 @@ fn unmount_on_signal(signals: &BlockedSignals, mountpoint: &Path, unmounter: Ses
                 return;
             }
         }
-        let Some(mut unmounter) = unmounter.take() else {
+        if asked {
             warn!("asked again: ending although files are in use");
             std::process::exit(1);
-        };
-        let unmounted = match detach(mountpoint) {
-            // Not root: fusermount3 has to do it.
-            Err(Errno::PERM) => unmounter.unmount(),
-            unmounted => unmounted.map_err(Into::into),
-        };
-        if let Err(error) = unmounted {
-            warn!(%error, mountpoint = %mountpoint.display(), "cannot unmount");
+        }
+        asked = true;
+        match mount::detach(mountpoint) {
+            Ok(true) => warn!("in use: serving open files until they are closed"),
+            Ok(false) => {}
+            Err(error) => {
+                warn!(%error, mountpoint = %mountpoint.display(), "cannot unmount");
+            }
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The system calls that rustix does not have, wrapped so that the rest is safe.
 #![expect(
     unsafe_code,
-    reason = "setfsuid, fork, sigwait and a close that reports its error exist only in libc"
+    reason = "setfsuid, fork, sigwait, ioctl and a close that reports its error exist only in libc"
 )]
 
-use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use crate::{Errno, Result};
 
@@ -30,6 +30,45 @@ pub fn set_thread_fsgid(gid: u32) {
 pub fn separate_thread_umask() -> Result<()> {
     // SAFETY: CLONE_FILES is not asked for, so descriptors keep their meaning.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }
+}
+
+/// The largest argument of an ioctl that is passed on, in bytes.
+const IOCTL_BYTES: usize = 64;
+
+/// Calls ioctl(2) with an argument of plain bytes: `input`, and zeros up to 64. Returns
+/// what it returned and the argument afterwards.
+///
+/// Only for calls whose argument holds no pointer and fits; [`crate::passthrough`] lists
+/// them.
+///
+/// # Errors
+/// Any error of ioctl(2); EINVAL for an input that is too long.
+pub(crate) fn ioctl_bytes(
+    file: impl AsFd,
+    command: u32,
+    input: &[u8],
+) -> Result<(i32, [u8; IOCTL_BYTES])> {
+    // A u64 is as aligned as any argument wants to be.
+    let mut words = [0_u64; IOCTL_BYTES / 8];
+    let mut bytes = [0; IOCTL_BYTES];
+    bytes
+        .get_mut(..input.len())
+        .ok_or(Errno::INVAL)?
+        .copy_from_slice(input);
+    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = u64::from_ne_bytes(chunk.try_into().unwrap_or_default());
+    }
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: the callers pass calls that read and write at most 28 bytes through the
+    // pointer, which leads to 64 live ones.
+    let result = unsafe { libc::ioctl(fd, command.into(), words.as_mut_ptr()) };
+    if result < 0 {
+        return Err(last_error());
+    }
+    for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
+        chunk.copy_from_slice(&word.to_ne_bytes());
+    }
+    Ok((result, bytes))
 }
 
 /// Closes a descriptor and reports what close(2) said.

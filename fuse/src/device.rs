@@ -15,8 +15,7 @@ use zerocopy::IntoBytes;
 
 use crate::abi::{self, BackingMap, InHeader, OutHeader, WriteIn};
 
-/// `FUSE_DEV_IOC_CLONE` and its neighbours (include/uapi/linux/fuse.h).
-const IOC_CLONE: libc::Ioctl = libc::_IOR::<u32>(229, 0);
+/// `FUSE_DEV_IOC_BACKING_OPEN` and its counterpart (include/uapi/linux/fuse.h).
 const IOC_BACKING_OPEN: libc::Ioctl = libc::_IOW::<BackingMap>(229, 1);
 const IOC_BACKING_CLOSE: libc::Ioctl = libc::_IOW::<u32>(229, 2);
 
@@ -51,24 +50,6 @@ impl Device {
     pub fn open() -> std::io::Result<Self> {
         let file = File::options().read(true).write(true).open("/dev/fuse")?;
         Ok(Device { fd: file.into() })
-    }
-
-    /// Another channel of the same mounted connection, with a queue of its own for
-    /// requests that are being worked on (`FUSE_DEV_IOC_CLONE`). Answers go back on
-    /// the channel that the request came from.
-    ///
-    /// # Errors
-    /// Those of open(2) and ioctl(2); EINVAL before the connection is mounted.
-    pub fn clone_channel(&self) -> std::io::Result<Self> {
-        let new = Self::open()?;
-        let number: u32 = self.fd.as_raw_fd().unsigned_abs();
-        // SAFETY: the ioctl reads one u32, which lives during the call.
-        let done = unsafe { libc::ioctl(new.fd.as_raw_fd(), IOC_CLONE, &raw const number) };
-        if done < 0 {
-            Err(std::io::Error::last_os_error())
-        } else {
-            Ok(new)
-        }
     }
 
     /// Waits for one message and returns its bytes. A request that was taken back

@@ -17,6 +17,7 @@
 pub mod abi;
 pub mod device;
 pub mod mount;
+mod readers;
 pub mod reply;
 pub mod request;
 pub mod session;

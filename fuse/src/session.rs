@@ -15,6 +15,7 @@ use zerocopy::IntoBytes;
 
 use crate::abi::{self, InitOut, init};
 use crate::device::{Buffer, Device};
+use crate::readers::{Call, Readers};
 use crate::reply::Reply;
 use crate::request::{Malformed, Operation, Request};
 
@@ -159,42 +160,57 @@ impl<F: Filesystem> Session<F> {
         &self.shared.fs
     }
 
-    /// Answers requests in `threads` threads until the filesystem is unmounted. With
-    /// `clone` each thread has a channel of its own ([`Device::clone_channel`]).
+    /// Answers requests in up to `most_threads` threads until the filesystem is
+    /// unmounted.
     ///
     /// # Errors
     /// What made a thread give up; the others are then still at work, and end with the process.
-    pub fn run(&self, threads: usize, clone: bool) -> Result<(), SessionError> {
+    pub fn run(&self, most_threads: usize) -> Result<(), SessionError> {
         let (ended, ends) = channel();
-        for number in 0..threads.max(1) {
-            let shared = Arc::clone(&self.shared);
-            let ended: Sender<Result<(), SessionError>> = ended.clone();
-            thread::Builder::new()
-                .name(format!("fuse-{number}"))
-                .spawn(move || {
-                    let result = shared.dispatch(clone && number > 0);
-                    // Nobody listens any more after the first error.
-                    let _unheard = ended.send(result);
-                })
-                .map_err(SessionError::Thread)?;
+        let threads = Threads {
+            shared: Arc::clone(&self.shared),
+            readers: Arc::new(Readers::new(most_threads)),
+            ended,
+        };
+        for _ in 0..threads.readers.first() {
+            threads.start().map_err(SessionError::Thread)?;
         }
-        drop(ended);
+        drop(threads);
         ends.into_iter().collect()
     }
 }
 
-impl<F: Filesystem> Shared<F> {
-    fn dispatch(&self, clone: bool) -> Result<(), SessionError> {
-        let own = if clone {
-            self.device.clone_channel().ok()
-        } else {
-            None
+/// What a dispatch thread knows, and hands on to those that it starts.
+#[derive(Debug)]
+struct Threads<F> {
+    shared: Arc<Shared<F>>,
+    readers: Arc<Readers>,
+    ended: Sender<Result<(), SessionError>>,
+}
+
+impl<F: Filesystem> Threads<F> {
+    fn start(&self) -> std::io::Result<()> {
+        let own = Threads {
+            shared: Arc::clone(&self.shared),
+            readers: Arc::clone(&self.readers),
+            ended: self.ended.clone(),
         };
-        let device = own.as_ref().unwrap_or(&self.device);
-        let mut buffer = Buffer::new(self.max_write);
+        thread::Builder::new().name("fuse".into()).spawn(move || {
+            let result = own.dispatch();
+            own.readers.end();
+            // Nobody listens any more after the first error.
+            let _unheard = own.ended.send(result);
+        })?;
+        self.readers.started();
+        Ok(())
+    }
+
+    fn dispatch(&self) -> Result<(), SessionError> {
+        let shared = &self.shared;
+        let mut buffer = Buffer::new(shared.max_write);
         loop {
-            match device.receive(&mut buffer) {
-                Ok(message) => self.handle(device, message),
+            match self.readers.wait(|| shared.device.receive(&mut buffer)) {
+                Ok(message) => self.handle(message),
                 // Unmounted; a thread that has just taken a request when the connection
                 // ends is told ECONNABORTED, the others ENODEV (fuse_dev_do_read in
                 // fs/fuse/dev.c).
@@ -206,15 +222,45 @@ impl<F: Filesystem> Shared<F> {
                     });
                 }
             }
+            if !self.readers.answered() {
+                return Ok(());
+            }
         }
     }
 
-    fn handle(&self, device: &Device, message: &[u8]) {
-        let request = match Request::parse(message, self.setxattr_ext) {
-            Ok(request) => request,
-            Err(malformed) => return refuse(device, message, malformed),
-        };
+    fn handle(&self, message: &[u8]) {
+        match Request::parse(message, self.shared.setxattr_ext) {
+            Ok(request) => {
+                if self.readers.taken(is_slow(&request.operation)) == Call::NewThread
+                    && let Err(error) = self.start()
+                {
+                    // Those that run go on; it is only slower.
+                    tracing::warn!(%error, "cannot start another dispatch thread");
+                }
+                self.shared.serve(&request);
+            }
+            Err(malformed) => refuse(&self.shared.device, message, malformed),
+        }
+    }
+}
+
+/// Whether a request is known to wait for a disk.
+fn is_slow(operation: &Operation<'_>) -> bool {
+    match operation {
+        Operation::Fsync { .. }
+        | Operation::Fsyncdir { .. }
+        | Operation::Syncfs
+        | Operation::Fallocate(_)
+        | Operation::CopyFileRange { .. } => true,
+        Operation::Write { arg, .. } => arg.flags.cast_signed() & libc::O_SYNC != 0,
+        _ => false,
+    }
+}
+
+impl<F: Filesystem> Shared<F> {
+    fn serve(&self, request: &Request<'_>) {
         let header = request.header;
+        let reply = || Reply::new(&self.device, header.unique);
         match request.operation {
             Operation::Forget { lookups } => self.fs.forget(header.nodeid, lookups),
             Operation::BatchForget { nodes } => {
@@ -223,9 +269,9 @@ impl<F: Filesystem> Shared<F> {
                 }
             }
             // Nothing here waits for anything but a disk, which no signal interrupts.
-            Operation::Interrupt { .. } => Reply::new(device, header.unique).error(Errno::NOSYS),
-            Operation::Destroy => Reply::new(device, header.unique).ok(),
-            _ => self.fs.serve(&request, Reply::new(device, header.unique)),
+            Operation::Interrupt { .. } => reply().error(Errno::NOSYS),
+            Operation::Destroy => reply().ok(),
+            _ => self.fs.serve(request, reply()),
         }
     }
 }

@@ -1,13 +1,19 @@
 //! Operations on attributes, access rights and the filesystem as a whole.
 
-use fuser::FileAttr;
+use plugpull_fuse::SetTime;
+use plugpull_fuse::abi::{Attr, Kstatfs, Statx};
 use rustix::fs::{
-    Access, AtFlags, CWD, Gid, Mode, OFlags, StatVfs, Timestamps, Uid, accessat, chmodat, chownat,
-    fstat, fstatvfs, ftruncate, utimensat,
+    Access, AtFlags, CWD, Gid, Mode, OFlags, StatxFlags, Timestamps, Uid, accessat, chmodat,
+    chownat, fstat, fstatvfs, ftruncate, statx, syncfs, utimensat,
 };
 
 use super::Passthrough;
-use crate::{HandleId, NodeId, Result, TimeChange};
+use crate::attr::{attr_of, statx_of, timespec};
+use crate::caller::without_fsetid_if;
+use crate::{Caller, HandleId, NodeId, Result};
+
+/// `STATX__RESERVED` (include/uapi/linux/stat.h), which statx(2) refuses.
+const RESERVED_MASK: u32 = 0x8000_0000;
 
 /// What setattr changes; `None` keeps.
 #[derive(Debug, Clone, Copy)]
@@ -21,9 +27,11 @@ pub struct SetAttr {
     /// Size in bytes.
     pub size: Option<u64>,
     /// Time of last access.
-    pub atime: TimeChange,
+    pub atime: SetTime,
     /// Time of last modification.
-    pub mtime: TimeChange,
+    pub mtime: SetTime,
+    /// Whether set-id bits must not survive a change of size or owner.
+    pub kill_suidgid: bool,
 }
 
 impl Default for SetAttr {
@@ -33,8 +41,9 @@ impl Default for SetAttr {
             uid: None,
             gid: None,
             size: None,
-            atime: TimeChange::Keep,
-            mtime: TimeChange::Keep,
+            atime: SetTime::Keep,
+            mtime: SetTime::Keep,
+            kill_suidgid: false,
         }
     }
 }
@@ -44,8 +53,18 @@ impl Passthrough {
     ///
     /// # Errors
     /// Those of fstat(2).
-    pub fn getattr(&self, node: NodeId) -> Result<FileAttr> {
-        Ok(Self::plain_attr(&fstat(&*self.nodes.get(node)?)?))
+    pub fn getattr(&self, node: NodeId) -> Result<Attr> {
+        Ok(attr_of(&fstat(&*self.nodes.get(node)?)?))
+    }
+
+    /// statx(2) for the fields of `mask`.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn statx(&self, node: NodeId, mask: u32) -> Result<Statx> {
+        let node = self.nodes.get(node)?;
+        let mask = StatxFlags::from_bits_retain(mask & !RESERVED_MASK);
+        Ok(statx_of(&statx(&*node, "", AtFlags::EMPTY_PATH, mask)?))
     }
 
     /// Changes attributes and returns the new ones. The handle, where there is one,
@@ -59,15 +78,19 @@ impl Passthrough {
     /// the failing step stays done.
     pub fn setattr(
         &self,
+        caller: Caller,
         node: NodeId,
         handle: Option<HandleId>,
         change: &SetAttr,
-    ) -> Result<FileAttr> {
+    ) -> Result<Attr> {
         let node = self.nodes.get(node)?;
         if change.uid.is_some() || change.gid.is_some() {
             let uid = change.uid.map(Uid::from_raw);
             let gid = change.gid.map(Gid::from_raw);
-            chownat(&*node, "", uid, gid, AtFlags::EMPTY_PATH)?;
+            // The kernel asks for this with every change of owner; chown(2) does what
+            // the caller's rights say, and the superuser keeps what it leaves.
+            let kill = change.kill_suidgid && caller.uid != 0;
+            without_fsetid_if(kill, || chownat(&*node, "", uid, gid, AtFlags::EMPTY_PATH))?;
         }
         if let Some(mode) = change.mode {
             // fchmodat2(2) with AT_EMPTY_PATH is as young as Linux 6.6.
@@ -75,20 +98,20 @@ impl Passthrough {
             chmodat(CWD, node.magic_link(), mode, AtFlags::empty())?;
         }
         if let Some(size) = change.size {
-            match handle {
+            without_fsetid_if(change.kill_suidgid, || match handle {
                 // ftruncate(2): this descriptor may write, whatever the mode says by now.
-                Some(handle) => ftruncate(&*self.handles.file(handle)?, size)?,
-                None => ftruncate(Self::reopen(&node, OFlags::WRONLY)?, size)?,
-            }
+                Some(handle) => ftruncate(&*self.handles.file(handle)?, size),
+                None => ftruncate(Self::reopen(&node, OFlags::WRONLY)?, size),
+            })?;
         }
-        if (change.atime, change.mtime) != (TimeChange::Keep, TimeChange::Keep) {
+        if (change.atime, change.mtime) != (SetTime::Keep, SetTime::Keep) {
             let times = Timestamps {
-                last_access: change.atime.to_timespec(),
-                last_modification: change.mtime.to_timespec(),
+                last_access: timespec(change.atime),
+                last_modification: timespec(change.mtime),
             };
             utimensat(&*node, "", &times, AtFlags::EMPTY_PATH)?;
         }
-        Ok(Self::plain_attr(&fstat(&*node)?))
+        Ok(attr_of(&fstat(&*node)?))
     }
 
     /// access(2) as the server itself. Only asked without `default_permissions`, that
@@ -106,7 +129,27 @@ impl Passthrough {
     ///
     /// # Errors
     /// Those of fstatfs(2).
-    pub fn statfs(&self, node: NodeId) -> Result<StatVfs> {
-        fstatvfs(&*self.nodes.get(node)?)
+    pub fn statfs(&self, node: NodeId) -> Result<Kstatfs> {
+        let stat = fstatvfs(&*self.nodes.get(node)?)?;
+        Ok(Kstatfs {
+            blocks: stat.f_blocks,
+            bfree: stat.f_bfree,
+            bavail: stat.f_bavail,
+            files: stat.f_files,
+            ffree: stat.f_ffree,
+            bsize: u32::try_from(stat.f_bsize).unwrap_or(4096),
+            namelen: u32::try_from(stat.f_namemax).unwrap_or(255),
+            frsize: u32::try_from(stat.f_frsize).unwrap_or(4096),
+            ..Kstatfs::default()
+        })
+    }
+
+    /// syncfs(2) of the filesystem below, all of it.
+    ///
+    /// # Errors
+    /// Those of syncfs(2).
+    pub fn syncfs(&self) -> Result<()> {
+        let root = self.nodes.get(NodeId::ROOT)?;
+        syncfs(Self::reopen(&root, OFlags::RDONLY)?)
     }
 }

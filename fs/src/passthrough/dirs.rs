@@ -9,11 +9,9 @@ use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::PoisonError;
 
-use fuser::FileType;
-use rustix::fs::{OFlags, RawDir, SeekFrom, fdatasync, fsync, seek};
+use rustix::fs::{FileType, OFlags, RawDir, SeekFrom, fdatasync, fsync, seek};
 
 use super::{Entry, Passthrough};
-use crate::attr::kind_of;
 use crate::handles::OpenDir;
 use crate::{Errno, HandleId, NodeId, Result};
 
@@ -68,7 +66,7 @@ impl DirStream {
                 name: OsStr::from_bytes(entry.file_name().to_bytes()).to_owned(),
                 ino: entry.ino(),
                 next: entry.next_entry_cookie(),
-                kind: kind_of(entry.file_type()),
+                kind: entry.file_type(),
             });
             if raw.is_buffer_empty() {
                 break;
@@ -154,7 +152,7 @@ impl Passthrough {
             let taken = take(listed, Some(&entry));
             if !taken {
                 // It does not reach the kernel, so the kernel will not forget it.
-                self.nodes.forget(entry.attr.ino.into(), 1);
+                self.nodes.forget(entry.node, 1);
             }
             taken
         })

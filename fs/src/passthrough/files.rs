@@ -1,18 +1,15 @@
 //! Operations on regular files and their contents.
 
-use std::ffi::OsStr;
 use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{
-    FallocateFlags, FileType, Mode, OFlags, SeekFrom, fallocate, fdatasync, fsync, openat, seek,
-};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, fdatasync, fstat, fsync, seek};
 use rustix::io::{ReadWriteFlags, pread, pwritev2};
 
-use super::{Entry, IoMode, Passthrough, check_name};
-use crate::handles::OpenFile;
+use super::Passthrough;
+use crate::caller::without_fsetid_if;
 use crate::mutant::{self, Mutant};
-use crate::nodes::magic_link;
-use crate::{Caller, Errno, HandleId, NodeId, Result, sys};
+use crate::{Errno, HandleId, Result, sys};
 
 /// The most that one copy_file_range(2) copies: its answer is 32 bits wide, and
 /// Linux itself stops at this.
@@ -53,66 +50,40 @@ impl WriteSync {
     }
 }
 
+/// What a WRITE did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// How many bytes were written.
+    pub count: usize,
+    /// Whether the file had set-id bits that may be gone now.
+    pub cleared_set_id: bool,
+}
+
+/// How a WRITE is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WriteHow {
+    /// The open file's flags by now, and what the call's own RWF flags add: `O_SYNC`,
+    /// `O_DSYNC` and `O_DIRECT` count.
+    pub flags: i32,
+    /// Whether set-id bits must not survive it.
+    pub kill_suidgid: bool,
+}
+
 impl Passthrough {
-    /// open(2) of an inode that exists.
-    ///
-    /// # Errors
-    /// Those of open(2); ENXIO for anything but a regular file, because opening a
-    /// device or a fifo of the source would act on the host.
-    pub fn open(&self, node: NodeId, flags: i32) -> Result<HandleId> {
-        let node = self.nodes.get(node)?;
-        if node.kind() != FileType::RegularFile {
-            return Err(Errno::NXIO);
-        }
-        let fd = Self::reopen(&node, backing_flags(flags))?;
-        self.handles.enter_file(OpenFile::new(fd))
-    }
-
-    /// Creates and opens a file that does not exist.
-    ///
-    /// # Errors
-    /// Those of open(2). When the name has come into being behind the kernel's back and
-    /// `O_EXCL` is not given, ESTALE: the kernel then looks the name up again and opens
-    /// it with the permission check that a file of somebody else needs.
-    pub fn create(
-        &self,
-        caller: Caller,
-        parent: NodeId,
-        name: &OsStr,
-        mode: u32,
-        flags: i32,
-    ) -> Result<(Entry, HandleId)> {
-        check_name(name)?;
-        let parent = self.nodes.get(parent)?;
-        let exclusive = flags & libc::O_EXCL != 0;
-        let how = backing_flags(flags)
-            | OFlags::CREATE
-            | OFlags::EXCL
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(mode);
-        let fd = match caller.creating(|| openat(&*parent, name, how, mode)) {
-            Err(Errno::EXIST) if !exclusive => return Err(Errno::STALE),
-            created => created?,
-        };
-        let path_flags = OFlags::PATH | OFlags::CLOEXEC;
-        let path_fd = openat(rustix::fs::CWD, magic_link(&fd), path_flags, Mode::empty())?;
-        let handle = self.handles.enter_file(OpenFile::new(fd))?;
-        match self.enter(path_fd) {
-            Ok((entry, _)) => Ok((entry, handle)),
-            Err(error) => {
-                self.handles.release_file(handle);
-                Err(error)
-            }
-        }
-    }
-
     /// Reads at `offset` until `buffer` is full or the file ends; returns how much.
+    /// `flags` are the open file's by now: fcntl(2) may have changed `O_DIRECT` and `O_NOATIME`.
     ///
     /// # Errors
     /// Those of pread(2), when nothing was read before.
-    pub fn read(&self, handle: HandleId, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+    pub fn read(
+        &self,
+        handle: HandleId,
+        offset: u64,
+        buffer: &mut [u8],
+        flags: i32,
+    ) -> Result<usize> {
         let file = self.handles.file(handle)?;
+        file.follow(flags)?;
         let mut done = 0;
         while done < buffer.len() {
             match pread(&*file, &mut buffer[done..], offset + done as u64) {
@@ -126,7 +97,7 @@ impl Passthrough {
         Ok(done)
     }
 
-    /// Writes `data` at `offset`, as durably as `sync` says; returns how much.
+    /// Writes `data` at `offset`.
     ///
     /// # Errors
     /// Those of pwrite(2), when nothing was written before; after that the count is
@@ -136,21 +107,25 @@ impl Passthrough {
         handle: HandleId,
         offset: u64,
         data: &[u8],
-        sync: WriteSync,
-    ) -> Result<usize> {
+        how: WriteHow,
+    ) -> Result<Written> {
         let file = self.handles.file(handle)?;
-        let mut done = 0;
-        while done < data.len() {
-            let rest = [IoSlice::new(&data[done..])];
-            match pwritev2(&*file, &rest, offset + done as u64, sync.rw_flags()) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(Errno::INTR) => {}
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(done)
+        file.follow(how.flags)?;
+        // Where the page cache is in use the kernel sends FSYNC after such a write
+        // (generic_write_sync at the end of fuse_cache_write_iter): not twice.
+        let sync = if file.is_cached {
+            WriteSync::No
+        } else {
+            WriteSync::from_request_flags(how.flags)
+        };
+        let clears_set_id = how.kill_suidgid && has_set_id(file.as_fd())?;
+        let count = without_fsetid_if(clears_set_id, || {
+            write_all(file.as_fd(), offset, data, sync.rw_flags())
+        })?;
+        Ok(Written {
+            count,
+            cleared_set_id: clears_set_id,
+        })
     }
 
     /// What a close(2) of the file reports, without closing it: the lower filesystem's
@@ -180,11 +155,6 @@ impl Passthrough {
         }
     }
 
-    /// Forgets an open file.
-    pub fn release(&self, handle: HandleId) {
-        self.handles.release_file(handle);
-    }
-
     /// fallocate(2) with its modes as they are; the lower filesystem judges them.
     ///
     /// # Errors
@@ -199,9 +169,8 @@ impl Passthrough {
     ///
     /// # Errors
     /// Those of lseek(2); EINVAL for any other `whence`.
-    pub fn lseek(&self, handle: HandleId, offset: i64, whence: i32) -> Result<i64> {
+    pub fn lseek(&self, handle: HandleId, offset: u64, whence: i32) -> Result<u64> {
         let file = self.handles.file(handle)?;
-        let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
         let from = match whence {
             libc::SEEK_DATA => SeekFrom::Data(offset),
             libc::SEEK_HOLE => SeekFrom::Hole(offset),
@@ -209,8 +178,7 @@ impl Passthrough {
         };
         // That this moves the descriptor's position does no harm: reads and writes
         // carry their own.
-        let found = seek(&*file, from)?;
-        i64::try_from(found).map_err(|_| Errno::OVERFLOW)
+        seek(&*file, from)
     }
 
     /// copy_file_range(2) between two open files.
@@ -235,23 +203,30 @@ impl Passthrough {
             length,
         )
     }
-
-    /// Whether files are opened for direct I/O.
-    #[must_use]
-    pub fn opens_direct(&self) -> bool {
-        self.settings.io == IoMode::Direct
-    }
 }
 
-/// The flags with which the lower file is opened: the access mode and little else.
-///
-/// - `O_APPEND` must go: the kernel sends offsets, and pwrite(2) on such a descriptor
-///   ignores its offset (BUGS in pwrite(2)).
-/// - `O_SYNC` and `O_DSYNC` are honoured for each write, from the request's own flags.
-/// - `O_DIRECT` would demand alignment that the request's buffer does not have; it
-///   promises no durability.
-/// - `O_CREAT`, `O_EXCL` and `O_NOFOLLOW` were the kernel's to honour.
-fn backing_flags(flags: i32) -> OFlags {
-    let kept = libc::O_ACCMODE | libc::O_NOATIME;
-    OFlags::from_bits_retain((flags & kept).cast_unsigned())
+/// Writes until everything is written or something goes wrong; returns how much.
+fn write_all(
+    file: BorrowedFd<'_>,
+    offset: u64,
+    data: &[u8],
+    flags: ReadWriteFlags,
+) -> Result<usize> {
+    let mut done = 0;
+    while done < data.len() {
+        let rest = [IoSlice::new(&data[done..])];
+        match pwritev2(file, &rest, offset + done as u64, flags) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Whether a file has bits that a write of somebody else must clear.
+pub(super) fn has_set_id(file: BorrowedFd<'_>) -> Result<bool> {
+    Ok(fstat(file)?.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0)
 }

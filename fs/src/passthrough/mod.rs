@@ -9,7 +9,10 @@
 mod attrs;
 mod dirs;
 mod files;
+mod ioctls;
 mod names;
+mod open;
+mod settings;
 mod xattrs;
 
 use std::ffi::OsStr;
@@ -17,85 +20,34 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 
-use fuser::{FileAttr, INodeNo};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2};
+use plugpull_fuse::abi::Attr;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 
 pub use attrs::SetAttr;
 pub(crate) use dirs::DirStream;
 pub use dirs::Listed;
-pub use files::WriteSync;
+pub use files::{WriteHow, WriteSync, Written};
+pub use ioctls::IoctlAnswer;
+pub use open::{Backing, NoBacking, Opened};
+pub use settings::{CachePolicy, IoMode, Settings};
 pub use xattrs::XattrAnswer;
 
 use crate::attr::attr_of;
 use crate::handles::HandleTable;
+use crate::io_modes::IoModes;
 use crate::nodes::{Node, NodeId, NodeTable};
 use crate::{Errno, Result};
-
-/// How reads and writes travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum IoMode {
-    /// Through the kernel's page cache, written through.
-    #[default]
-    Cached,
-    /// Each read and write is a request; nothing is cached above the server.
-    Direct,
-}
-
-/// What may be chosen about a mount.
-#[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    /// How reads and writes travel.
-    pub io: IoMode,
-    /// How long the kernel may believe names and attributes without asking. The source
-    /// belongs to the mount alone; changes made behind its back are seen after this.
-    pub validity: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            io: IoMode::default(),
-            validity: Duration::from_secs(1),
-        }
-    }
-}
 
 /// A name that was found or made.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
-    /// Attributes; the inode number in them is the node id.
-    pub attr: FileAttr,
+    /// The node; its lookup count was raised by one.
+    pub node: NodeId,
     /// Distinguishes files that had the same node id one after the other.
     pub generation: u64,
-}
-
-impl Entry {
-    /// A listed name that was not looked up: only its number and kind mean anything.
-    #[must_use]
-    pub fn unlooked(listed: &Listed) -> Self {
-        Entry {
-            attr: FileAttr {
-                ino: INodeNo(listed.ino),
-                size: 0,
-                blocks: 0,
-                atime: UNIX_EPOCH,
-                mtime: UNIX_EPOCH,
-                ctime: UNIX_EPOCH,
-                crtime: UNIX_EPOCH,
-                kind: listed.kind,
-                perm: 0,
-                nlink: 1,
-                uid: 0,
-                gid: 0,
-                rdev: 0,
-                blksize: 0,
-                flags: 0,
-            },
-            generation: 0,
-        }
-    }
+    /// Attributes.
+    pub attr: Attr,
 }
 
 /// A mounted source directory.
@@ -103,7 +55,10 @@ impl Entry {
 pub struct Passthrough {
     nodes: NodeTable,
     handles: HandleTable,
+    io_modes: IoModes,
     settings: Settings,
+    /// Whether close(2) on the lower filesystem may have something to report.
+    flush_matters: bool,
 }
 
 impl Passthrough {
@@ -114,10 +69,13 @@ impl Passthrough {
     pub fn new(source: &Path, settings: Settings) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, source, flags, Mode::empty())?;
+        let flush_matters = settings::flush_matters(&root)?;
         Ok(Passthrough {
             nodes: NodeTable::new(root)?,
             handles: HandleTable::new(),
+            io_modes: IoModes::new(),
             settings,
+            flush_matters,
         })
     }
 
@@ -125,6 +83,11 @@ impl Passthrough {
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Settles how reads and writes travel, when the kernel has said what it can.
+    pub fn settle_io(&mut self, io: IoMode) {
+        self.settings.io = io;
     }
 
     /// Finds `name` in `parent` and raises its lookup count by one.
@@ -155,16 +118,11 @@ impl Passthrough {
         let stat = fstat(&fd)?;
         let node = self.nodes.enter(fd, &stat)?;
         let entry = Entry {
-            attr: attr_of(&stat, self.nodes.id_of(stat.st_ino).number()),
+            node: self.nodes.id_of(stat.st_ino),
             generation: node.generation(),
+            attr: attr_of(&stat),
         };
         Ok((entry, node))
-    }
-
-    /// Attributes as getattr answers them: with the number that the lower filesystem
-    /// shows, which for the root is not its node id.
-    fn plain_attr(stat: &Stat) -> FileAttr {
-        attr_of(stat, stat.st_ino)
     }
 
     /// Opens the inode of a node itself, whatever its name is by now.

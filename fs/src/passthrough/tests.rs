@@ -3,10 +3,10 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use fuser::{FileType, INodeNo};
+use plugpull_fuse::SetTime;
 
 use super::*;
-use crate::{Caller, TimeChange};
+use crate::Caller;
 
 fn mounted(dir: &Path) -> Passthrough {
     Passthrough::new(dir, Settings::default()).unwrap()
@@ -17,7 +17,7 @@ fn os(name: &str) -> &OsStr {
 }
 
 fn node(entry: &Entry) -> NodeId {
-    entry.attr.ino.into()
+    entry.node
 }
 
 #[test]
@@ -37,7 +37,8 @@ fn a_name_that_walks_is_refused_everywhere() {
             Errno::INVAL
         );
         assert_eq!(
-            fs.create(caller, root, bad, 0o644, 0).unwrap_err(),
+            fs.create(caller, root, bad, 0o644, 0, &NoBacking)
+                .unwrap_err(),
             Errno::INVAL
         );
         assert_eq!(fs.link(node(&link), root, bad).unwrap_err(), Errno::INVAL);
@@ -54,12 +55,13 @@ fn a_symbolic_link_is_never_followed() {
     let root = NodeId::ROOT;
     std::os::unix::fs::symlink("/etc", dir.path().join("l")).unwrap();
     let link = fs.lookup(root, os("l")).unwrap();
-    assert_eq!(link.attr.kind, FileType::Symlink);
+    assert_eq!(link.attr.mode & libc::S_IFMT, libc::S_IFLNK);
     assert_eq!(
         fs.lookup(node(&link), os("passwd")).unwrap_err(),
         Errno::NOTDIR
     );
-    assert_eq!(fs.open(node(&link), 0).unwrap_err(), Errno::NXIO);
+    let opened = fs.open(node(&link), 0, false, &NoBacking);
+    assert_eq!(opened.unwrap_err(), Errno::NXIO);
     assert_eq!(fs.readlink(node(&link)).unwrap(), b"/etc");
     // A hard link of it is another name of the link, not of its target.
     let second = fs.link(node(&link), root, os("m")).unwrap();
@@ -74,10 +76,8 @@ fn a_fifo_is_not_opened() {
     let fifo = fs
         .mknod(Caller::ROOT, NodeId::ROOT, os("p"), mode, 0)
         .unwrap();
-    assert_eq!(
-        fs.open(node(&fifo), libc::O_RDONLY).unwrap_err(),
-        Errno::NXIO
-    );
+    let opened = fs.open(node(&fifo), libc::O_RDONLY, false, &NoBacking);
+    assert_eq!(opened.unwrap_err(), Errno::NXIO);
 }
 
 #[test]
@@ -91,24 +91,71 @@ fn a_mount_below_the_source_is_refused() {
 }
 
 #[test]
-fn append_and_direct_do_not_reach_the_lower_file() {
+fn append_does_not_reach_the_lower_file() {
     let dir = tempfile::tempdir().unwrap();
     let fs = mounted(dir.path());
-    let flags = libc::O_RDWR | libc::O_APPEND | libc::O_DIRECT;
-    let (entry, handle) = fs
-        .create(Caller::ROOT, NodeId::ROOT, os("f"), 0o644, flags)
+    let flags = libc::O_RDWR | libc::O_APPEND;
+    let (entry, opened) = fs
+        .create(
+            Caller::ROOT,
+            NodeId::ROOT,
+            os("f"),
+            0o644,
+            flags,
+            &NoBacking,
+        )
         .unwrap();
-    assert_eq!(fs.write(handle, 0, b"abcdef", WriteSync::No), Ok(6));
+    let handle = opened.handle;
+    let how = |flags| WriteHow {
+        flags,
+        kill_suidgid: false,
+    };
+    let written = |count| {
+        Ok(Written {
+            count,
+            cleared_set_id: false,
+        })
+    };
+    assert_eq!(fs.write(handle, 0, b"abcdef", how(flags)), written(6));
     // On an O_APPEND descriptor this would land at the end.
-    assert_eq!(fs.write(handle, 1, b"XY", WriteSync::Full), Ok(2));
+    let sync = flags | libc::O_SYNC;
+    assert_eq!(fs.write(handle, 1, b"XY", how(sync)), written(2));
     let mut buffer = [0; 16];
-    assert_eq!(fs.read(handle, 0, &mut buffer), Ok(6));
+    assert_eq!(fs.read(handle, 0, &mut buffer, flags), Ok(6));
     assert_eq!(&buffer[..6], b"aXYdef");
-    fs.release(handle);
-    assert_eq!(fs.read(handle, 0, &mut buffer).unwrap_err(), Errno::BADF);
+    fs.release(node(&entry), handle, &NoBacking);
+    let read = fs.read(handle, 0, &mut buffer, flags);
+    assert_eq!(read.unwrap_err(), Errno::BADF);
     assert_eq!(fs.fsync(handle, false).unwrap_err(), Errno::BADF);
-    let reopened = fs.open(node(&entry), flags).unwrap();
-    assert_ne!(reopened, handle);
+    let reopened = fs.open(node(&entry), flags, false, &NoBacking).unwrap();
+    assert_ne!(reopened.handle, handle);
+}
+
+#[test]
+fn set_id_bits_go_when_the_writer_may_not_keep_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = mounted(dir.path());
+    let create = |name| {
+        let created = fs.create(
+            Caller::ROOT,
+            NodeId::ROOT,
+            os(name),
+            0o6755,
+            libc::O_RDWR,
+            &NoBacking,
+        );
+        created.unwrap()
+    };
+    for (name, kill_suidgid, left) in [("kept", false, 0o6755), ("killed", true, 0o755)] {
+        let (entry, opened) = create(name);
+        let how = WriteHow {
+            flags: libc::O_RDWR,
+            kill_suidgid,
+        };
+        let written = fs.write(opened.handle, 0, b"x", how).unwrap();
+        assert_eq!((written.count, written.cleared_set_id), (1, kill_suidgid));
+        assert_eq!(fs.getattr(entry.node).unwrap().mode & 0o7777, left);
+    }
 }
 
 #[test]
@@ -116,7 +163,16 @@ fn a_name_that_came_into_being_is_looked_up_again() {
     let dir = tempfile::tempdir().unwrap();
     let fs = mounted(dir.path());
     std::fs::write(dir.path().join("f"), "theirs").unwrap();
-    let create = |flags| fs.create(Caller::ROOT, NodeId::ROOT, os("f"), 0o644, flags);
+    let create = |flags| {
+        fs.create(
+            Caller::ROOT,
+            NodeId::ROOT,
+            os("f"),
+            0o644,
+            flags,
+            &NoBacking,
+        )
+    };
     assert_eq!(
         create(libc::O_RDWR | libc::O_TRUNC).unwrap_err(),
         Errno::STALE
@@ -182,16 +238,18 @@ fn setattr_sets_owner_before_mode_and_times_last() {
         uid: Some(7),
         gid: Some(8),
         size: Some(4),
-        mtime: TimeChange::At {
+        mtime: SetTime::At {
             seconds: -2,
             nanoseconds: 500_000_000,
         },
         ..SetAttr::default()
     };
-    let attr = fs.setattr(node(&entry), None, &change).unwrap();
+    let attr = fs
+        .setattr(Caller::ROOT, node(&entry), None, &change)
+        .unwrap();
     assert_eq!(
-        (attr.uid, attr.gid, attr.perm, attr.size),
-        (7, 8, 0o4755, 4)
+        (attr.uid, attr.gid, attr.mode, attr.size),
+        (7, 8, 0o104_755, 4)
     );
     let stat = fstat(std::fs::File::open(dir.path().join("f")).unwrap()).unwrap();
     assert_eq!((stat.st_mtime, stat.st_mtime_nsec), (-2, 500_000_000));
@@ -202,10 +260,7 @@ fn the_root_keeps_its_own_number_in_getattr() {
     let dir = tempfile::tempdir().unwrap();
     let fs = mounted(dir.path());
     let native = fstat(std::fs::File::open(dir.path()).unwrap()).unwrap();
-    assert_eq!(
-        fs.getattr(NodeId::ROOT).unwrap().ino,
-        INodeNo(native.st_ino)
-    );
-    let unknown = NodeId::from(INodeNo(0xdead_beef));
+    assert_eq!(fs.getattr(NodeId::ROOT).unwrap().ino, native.st_ino);
+    let unknown = NodeId::from(0xdead_beef);
     assert_eq!(fs.getattr(unknown).unwrap_err(), Errno::STALE);
 }

@@ -5,7 +5,9 @@
 
 use std::ffi::OsStr;
 
-use rustix::fs::{XattrFlags, getxattr, listxattr, removexattr, setxattr};
+use rustix::fs::{
+    AtFlags, CWD, Mode, XattrFlags, chmodat, fstat, getxattr, listxattr, removexattr, setxattr,
+};
 
 use super::Passthrough;
 use crate::{NodeId, Result};
@@ -38,14 +40,27 @@ impl Passthrough {
         answer(size, |buffer| listxattr(node.magic_link(), buffer))
     }
 
-    /// setxattr(2).
+    /// setxattr(2). With `kill_sgid` an access ACL that is set also clears the
+    /// set-group-id bit, as for a caller who may not keep it.
     ///
     /// # Errors
     /// Those of setxattr(2).
-    pub fn setxattr(&self, node: NodeId, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
+    pub fn setxattr(
+        &self,
+        node: NodeId,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        kill_sgid: bool,
+    ) -> Result<()> {
         let node = self.nodes.get(node)?;
         let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
-        setxattr(node.magic_link(), name, value, flags)
+        setxattr(node.magic_link(), name, value, flags)?;
+        if kill_sgid {
+            let mode = Mode::from_raw_mode(fstat(&*node)?.st_mode & 0o5777);
+            chmodat(CWD, node.magic_link(), mode, AtFlags::empty())?;
+        }
+        Ok(())
     }
 
     /// removexattr(2).

@@ -232,7 +232,7 @@ fn many_writers_find_no_foreign_byte() {
 #[test]
 fn descriptors_as_handles_are_caught() {
     let sandbox = Sandbox::new();
-    let _server = sandbox.serve(&["--mutant", "fd-as-handle"]);
+    let _server = sandbox.serve(&["--io", "direct", "--mutant", "fd-as-handle"]);
     assert_ne!(foreign_bytes(&sandbox), 0);
 }
 

@@ -14,6 +14,9 @@ use rustix::thread::UnshareFlags;
 /// How long anything may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Every I/O mode; `passthrough` needs Linux 6.9 or later on the host.
+pub(crate) const IO_MODES: [&str; 4] = ["passthrough", "cached", "writeback", "direct"];
+
 /// The server under test.
 pub(crate) const SERVER: &str = env!("CARGO_BIN_EXE_plugpull-fs");
 
@@ -88,7 +91,7 @@ impl Server {
             .args(["--foreground", "--threads", "4"])
             .args(arguments)
             .args([source, mountpoint])
-            .env("RUST_LOG", "plugpull_fs=trace,fuser=warn")
+            .env("RUST_LOG", "plugpull_fs=trace")
             .stderr(Stdio::piped())
             .spawn()
             .expect("setpriv is missing: install util-linux");

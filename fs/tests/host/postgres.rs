@@ -27,7 +27,7 @@ fn initdb_equals_native() {
 fn initdb_on_descriptors_as_handles_is_caught() {
     let sandbox = Sandbox::new();
     let native = native_cluster(&sandbox);
-    let _server = sandbox.serve(&["--mutant", "fd-as-handle"]);
+    let _server = sandbox.serve(&["--io", "direct", "--mutant", "fd-as-handle"]);
     let output = initdb(&sandbox.mountpoint());
     let cluster = sandbox.source().join("cluster");
     let equal = cluster.exists() && files(&cluster) == native;

@@ -1,0 +1,259 @@
+//! Opening and creating files, and in which I/O mode.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use plugpull_fuse::abi::fopen;
+use plugpull_fuse::{BackingId, Device};
+use rustix::fs::{FileType, Mode, OFlags, openat};
+
+use super::files::has_set_id;
+use super::{CachePolicy, Entry, IoMode, Passthrough, check_name};
+use crate::caller::{without_fsetid, without_fsetid_if};
+use crate::handles::OpenFile;
+use crate::nodes::{Node, magic_link};
+use crate::{Caller, Errno, HandleId, NodeId, Result};
+
+/// An open file as the kernel is told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// The handle.
+    pub handle: HandleId,
+    /// Bits of [`plugpull_fuse::abi::fopen`].
+    pub flags: u32,
+    /// The file that the kernel reads and writes itself.
+    pub backing: Option<BackingId>,
+}
+
+/// Where files are registered that the kernel reads and writes itself.
+pub trait Backing {
+    /// Registers a file.
+    ///
+    /// # Errors
+    /// That the kernel will not do its I/O itself.
+    fn open(&self, file: BorrowedFd<'_>) -> Result<BackingId>;
+
+    /// Gives a number back.
+    fn close(&self, id: BackingId);
+}
+
+/// For kernels and tests without such files.
+#[derive(Debug, Clone, Copy)]
+pub struct NoBacking;
+
+impl Backing for NoBacking {
+    fn open(&self, _file: BorrowedFd<'_>) -> Result<BackingId> {
+        Err(Errno::OPNOTSUPP)
+    }
+
+    fn close(&self, _id: BackingId) {}
+}
+
+impl Backing for Device {
+    fn open(&self, file: BorrowedFd<'_>) -> Result<BackingId> {
+        // The kernel writes with the rights that the registering thread has now. Without
+        // CAP_FSETID the lower filesystem clears set-id bits when somebody writes to a
+        // file that was given them while it was open.
+        without_fsetid(|| self.open_backing(file))
+    }
+
+    fn close(&self, id: BackingId) {
+        if let Err(error) = self.close_backing(id) {
+            tracing::error!(%error, ?id, "cannot give a backing file back");
+        }
+    }
+}
+
+impl Passthrough {
+    /// open(2) of an inode that exists. With `kill_suidgid` a truncation by `O_TRUNC`
+    /// clears the set-id bits.
+    ///
+    /// # Errors
+    /// Those of open(2); ENXIO for anything but a regular file, because opening a
+    /// device or a fifo of the source would act on the host.
+    pub fn open(
+        &self,
+        id: NodeId,
+        flags: i32,
+        kill_suidgid: bool,
+        backing: &impl Backing,
+    ) -> Result<Opened> {
+        let node = self.nodes.get(id)?;
+        if node.kind() != FileType::RegularFile {
+            return Err(Errno::NXIO);
+        }
+        let mut how = self.lower_flags(flags);
+        how.set(OFlags::TRUNC, flags & libc::O_TRUNC != 0);
+        let mut direct = self.settings.io == IoMode::Direct;
+        let open = |how| without_fsetid_if(kill_suidgid, || Self::reopen(&node, how));
+        let file = match open(how) {
+            // Write-back may have to read the rest of a page, which this server may not:
+            // it is not root and the file is write-only. Then without the page cache.
+            Err(Errno::ACCESS) if self.widens_access(flags) => {
+                direct = true;
+                open((how - OFlags::RDWR) | OFlags::WRONLY)?
+            }
+            opened => opened?,
+        };
+        self.enter_open(id, OpenFile::new(file, flags), direct, backing)
+    }
+
+    /// Creates and opens a file that does not exist.
+    ///
+    /// # Errors
+    /// Those of open(2). When the name has come into being behind the kernel's back and
+    /// `O_EXCL` is not given, ESTALE: the kernel then looks the name up again and opens
+    /// it with the permission check that a file of somebody else needs.
+    pub fn create(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &OsStr,
+        mode: u32,
+        flags: i32,
+        backing: &impl Backing,
+    ) -> Result<(Entry, Opened)> {
+        check_name(name)?;
+        let parent = self.nodes.get(parent)?;
+        let exclusive = flags & libc::O_EXCL != 0;
+        let how = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        match self.create_as(caller, &parent, name, mode, flags, how) {
+            Err(Errno::EXIST) if !exclusive => Err(Errno::STALE),
+            created => self.enter_created(created?, backing),
+        }
+    }
+
+    /// Creates and opens a file that has no name (`O_TMPFILE`). It may get one by link(2),
+    /// unless `O_EXCL` is given.
+    ///
+    /// # Errors
+    /// Those of open(2); EOPNOTSUPP where the lower filesystem has no such files.
+    pub fn tmpfile(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        mode: u32,
+        flags: i32,
+        backing: &impl Backing,
+    ) -> Result<(Entry, Opened)> {
+        let parent = self.nodes.get(parent)?;
+        let mut how = OFlags::TMPFILE;
+        how.set(OFlags::EXCL, flags & libc::O_EXCL != 0);
+        let created = self.create_as(caller, &parent, ".".as_ref(), mode, flags, how)?;
+        self.enter_created(created, backing)
+    }
+
+    /// Forgets an open file.
+    pub fn release(&self, id: NodeId, handle: HandleId, backing: &impl Backing) {
+        if !self.handles.release_file(handle) {
+            // A second RELEASE of the same open file must not count as another's.
+            return;
+        }
+        if self.settings.io == IoMode::Passthrough
+            && let Some(unused) = self.io_modes.leave(id)
+        {
+            backing.close(unused);
+        }
+    }
+
+    fn create_as(
+        &self,
+        caller: Caller,
+        parent: &Node,
+        name: &OsStr,
+        mode: u32,
+        flags: i32,
+        how: OFlags,
+    ) -> Result<OpenFile> {
+        let how = how | self.lower_flags(flags) | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(mode);
+        let fd = caller.creating(|| openat(parent, name, how, mode))?;
+        Ok(OpenFile::new(fd, flags))
+    }
+
+    fn enter_created(&self, file: OpenFile, backing: &impl Backing) -> Result<(Entry, Opened)> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let path_fd = openat(rustix::fs::CWD, magic_link(&file), flags, Mode::empty())?;
+        let (entry, _) = self.enter(path_fd)?;
+        let direct = self.settings.io == IoMode::Direct;
+        match self.enter_open(entry.node, file, direct, backing) {
+            Ok(opened) => Ok((entry, opened)),
+            Err(error) => {
+                self.nodes.forget(entry.node, 1);
+                Err(error)
+            }
+        }
+    }
+
+    /// Enters an open file into the tables and settles who does its I/O.
+    fn enter_open(
+        &self,
+        id: NodeId,
+        file: OpenFile,
+        direct: bool,
+        backing: &impl Backing,
+    ) -> Result<Opened> {
+        let mut flags = 0;
+        if !self.flush_matters {
+            flags |= fopen::NOFLUSH;
+        }
+        let mut backing_id = None;
+        if self.settings.io == IoMode::Passthrough {
+            backing_id = self.io_modes.enter(id, || settle(file.as_fd(), backing));
+        }
+        let mut file = file;
+        if backing_id.is_some() {
+            flags |= fopen::PASSTHROUGH;
+        } else if direct {
+            flags |= fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES;
+        } else {
+            file.is_cached = true;
+            if self.settings.cache != CachePolicy::None {
+                flags |= fopen::KEEP_CACHE;
+            }
+        }
+        let handle = self.handles.enter_file(file)?;
+        Ok(Opened {
+            handle,
+            flags,
+            backing: backing_id,
+        })
+    }
+
+    /// The flags with which the lower file is opened: the access mode and little else.
+    ///
+    /// - `O_APPEND` must go: the kernel sends offsets, and pwrite(2) on such a descriptor
+    ///   ignores its offset (BUGS in pwrite(2)).
+    /// - `O_SYNC` and `O_DSYNC` are honoured for each write, from the request's own flags.
+    /// - `O_DIRECT` stays; each request's own flags say whether it still holds.
+    /// - `O_CREAT`, `O_EXCL` and `O_NOFOLLOW` were the kernel's to honour.
+    fn lower_flags(&self, flags: i32) -> OFlags {
+        let kept = libc::O_ACCMODE | libc::O_NOATIME | libc::O_DIRECT;
+        let mut how = flags & kept;
+        if self.widens_access(flags) {
+            how = (how & !libc::O_ACCMODE) | libc::O_RDWR;
+        }
+        OFlags::from_bits_retain(how.cast_unsigned())
+    }
+
+    /// Whether a file that is opened for writing must be readable too: before it
+    /// writes part of a page back the kernel reads the page.
+    fn widens_access(&self, flags: i32) -> bool {
+        self.settings.io == IoMode::Writeback && flags & libc::O_ACCMODE == libc::O_WRONLY
+    }
+}
+
+/// Whether the kernel does the I/O of this file itself. Not when it has set-id bits:
+/// then writes go through the server, which clears them and lets the kernel know.
+fn settle(file: BorrowedFd<'_>, backing: &impl Backing) -> Option<BackingId> {
+    if has_set_id(file).ok()? {
+        return None;
+    }
+    match backing.open(file) {
+        Ok(id) => Some(id),
+        Err(error) => {
+            tracing::debug!(%error, "no passthrough for a file");
+            None
+        }
+    }
+}
