@@ -12,12 +12,13 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use crate::passthrough::DirStream;
+use crate::sync::{AtomicU64, RwLock};
 use crate::{Errno, Result};
 
 const SHARDS: u64 = 64;
@@ -190,7 +191,7 @@ struct Shards<T> {
 impl<T: AsFd> Shards<T> {
     fn new() -> Self {
         Shards {
-            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            shards: (0..SHARDS).map(|_| RwLock::new(HashMap::new())).collect(),
         }
     }
 

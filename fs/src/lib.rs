@@ -27,6 +27,7 @@ mod nodes;
 pub mod options;
 pub mod passthrough;
 pub mod serve;
+mod sync;
 pub mod sys;
 
 pub use caller::Caller;

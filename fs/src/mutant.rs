@@ -22,14 +22,25 @@ pub enum Mutant {
     FdAsHandleBare,
     /// fsync and fdatasync of files answer success and do nothing.
     FsyncIgnored,
+    /// RELEASE closes the descriptor before it removes the table's entry, although
+    /// handles are numbers that never repeat: a request in between, and a RELEASE that
+    /// comes twice, meet a descriptor that is closed or somebody else's.
+    CloseBeforeRemove,
+    /// FORGET takes back one lookup, however many the kernel gives back.
+    ForgetMiscounted,
+    /// A new file that has got a known inode's number is given the old one's generation.
+    StaleGeneration,
 }
 
 impl Mutant {
     /// Every mutant, in the order in which they are listed to users.
-    pub const ALL: [Mutant; 3] = [
+    pub const ALL: [Mutant; 6] = [
         Mutant::FdAsHandle,
         Mutant::FdAsHandleBare,
         Mutant::FsyncIgnored,
+        Mutant::CloseBeforeRemove,
+        Mutant::ForgetMiscounted,
+        Mutant::StaleGeneration,
     ];
 
     /// The name on the command line.
@@ -39,6 +50,9 @@ impl Mutant {
             Mutant::FdAsHandle => "fd-as-handle",
             Mutant::FdAsHandleBare => "fd-as-handle-bare",
             Mutant::FsyncIgnored => "fsync-ignored",
+            Mutant::CloseBeforeRemove => "close-before-remove",
+            Mutant::ForgetMiscounted => "forget-miscounted",
+            Mutant::StaleGeneration => "stale-generation",
         }
     }
 }

@@ -1,11 +1,14 @@
 //! The system calls that rustix does not have, wrapped so that the rest is safe.
 #![expect(
     unsafe_code,
-    reason = "setfsuid, fork, sigwait, ioctl and a close that reports its error exist only in libc"
+    reason = "setfsuid, fork, sigwait, ioctl, file handles and a close that reports its error exist only in libc"
 )]
 
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
+use rustix::fs::OFlags;
+
+use crate::nodes::FileHandle;
 use crate::{Errno, Result};
 
 /// Sets the filesystem user id of the calling thread; needs `CAP_SETUID`.
@@ -92,6 +95,54 @@ pub(crate) fn close_number(fd: RawFd) -> Result<()> {
         0 => Ok(()),
         _ => Err(last_error()),
     }
+}
+
+/// The file handle of a descriptor's inode (name_to_handle_at(2)).
+///
+/// # Errors
+/// EOPNOTSUPP when the filesystem has none.
+pub(crate) fn name_to_handle(fd: &impl AsFd) -> Result<FileHandle> {
+    let mut handle = FileHandle::room();
+    let mut mount = 0;
+    // SAFETY: the path is a NUL-terminated constant; `FileHandle` has the layout of
+    // `struct file_handle` and says truly how much room it has; both pointers are to
+    // live locals.
+    let done = unsafe {
+        libc::name_to_handle_at(
+            fd.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            (&raw mut handle).cast(),
+            &raw mut mount,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    match done {
+        0 => Ok(handle),
+        _ => Err(last_error()),
+    }
+}
+
+/// Opens the inode of a file handle on the filesystem of `mount` (open_by_handle_at(2)).
+///
+/// # Errors
+/// ESTALE when the inode is no more, EPERM without `CAP_DAC_READ_SEARCH`.
+pub(crate) fn open_by_handle(
+    mount: &impl AsFd,
+    handle: &FileHandle,
+    flags: OFlags,
+) -> Result<OwnedFd> {
+    let mut handle = *handle;
+    let flags = flags.bits().cast_signed();
+    // SAFETY: `FileHandle` has the layout of `struct file_handle`, and the pointer is to
+    // a live local.
+    let fd = unsafe {
+        libc::open_by_handle_at(mount.as_fd().as_raw_fd(), (&raw mut handle).cast(), flags)
+    };
+    if fd < 0 {
+        return Err(last_error());
+    }
+    // SAFETY: the call has just opened it for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// What [`fork`] returns to whom.

@@ -95,7 +95,7 @@ impl Passthrough {
         if let Some(mode) = change.mode {
             // fchmodat2(2) with AT_EMPTY_PATH is as young as Linux 6.6.
             let mode = Mode::from_raw_mode(mode);
-            chmodat(CWD, node.magic_link(), mode, AtFlags::empty())?;
+            chmodat(CWD, node.magic_link().as_c_str(), mode, AtFlags::empty())?;
         }
         if let Some(size) = change.size {
             without_fsetid_if(change.kill_suidgid, || match handle {
@@ -122,7 +122,7 @@ impl Passthrough {
     pub fn access(&self, node: NodeId, mask: i32) -> Result<()> {
         let node = self.nodes.get(node)?;
         let access = Access::from_bits_retain(mask.cast_unsigned());
-        accessat(CWD, node.magic_link(), access, AtFlags::EACCESS)
+        accessat(CWD, node.magic_link().as_c_str(), access, AtFlags::EACCESS)
     }
 
     /// statvfs(3) of the filesystem below.

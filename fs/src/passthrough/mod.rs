@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use plugpull_fuse::abi::Attr;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 
 pub use attrs::SetAttr;
 pub(crate) use dirs::DirStream;
@@ -90,6 +90,13 @@ impl Passthrough {
         self.settings.io = io;
     }
 
+    /// Whether inodes are found again by file handle. If not, each inode that the kernel
+    /// knows keeps a descriptor open, as many as the limit of open files permits.
+    #[must_use]
+    pub fn resolves_by_handle(&self) -> bool {
+        self.nodes.resolves_by_handle()
+    }
+
     /// Finds `name` in `parent` and raises its lookup count by one.
     ///
     /// # Errors
@@ -106,17 +113,46 @@ impl Passthrough {
 
     fn lookup_in(&self, parent: &Node, name: &OsStr) -> Result<Entry> {
         check_name(name)?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::NO_XDEV;
-        let fd = openat2(parent, name, flags, Mode::empty(), resolve)?;
-        let (entry, _) = self.enter(fd)?;
+        let (entry, _) = self.enter(Self::hold(parent, name)?)?;
         Ok(entry)
+    }
+
+    /// An `O_PATH` descriptor of what a name stands for, within the source.
+    fn hold(parent: &Node, name: &OsStr) -> Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat2(parent, name, flags, Mode::empty(), ResolveFlags::NO_XDEV)
+    }
+
+    /// Runs `remove`, which takes the name of an inode away, so that the inode stays
+    /// within reach of those who still use it.
+    fn removing(
+        &self,
+        parent: &Node,
+        name: &OsStr,
+        remove: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        if !self.nodes.resolves_by_handle() {
+            return remove();
+        }
+        // What cannot be held, because there is no such name or for want of
+        // descriptors, is removed all the same if the kernel can.
+        let victim = Self::hold(parent, name);
+        remove()?;
+        match victim {
+            Ok(fd) => self.nodes.name_removed(fd),
+            Err(Errno::NOENT) => {}
+            Err(error) => tracing::error!(
+                ?name,
+                %error,
+                "a removed inode may be lost to those who still hold it"
+            ),
+        }
+        Ok(())
     }
 
     /// Enters an `O_PATH` descriptor into the node table.
     fn enter(&self, fd: OwnedFd) -> Result<(Entry, Arc<Node>)> {
-        let stat = fstat(&fd)?;
-        let node = self.nodes.enter(fd, &stat)?;
+        let (node, stat) = self.nodes.enter(fd)?;
         let entry = Entry {
             node: self.nodes.id_of(stat.st_ino),
             generation: node.generation(),
@@ -128,7 +164,7 @@ impl Passthrough {
     /// Opens the inode of a node itself, whatever its name is by now.
     fn reopen(node: &Node, flags: OFlags) -> Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
-        openat(CWD, node.magic_link(), flags, Mode::empty())
+        openat(CWD, node.magic_link().as_c_str(), flags, Mode::empty())
     }
 }
 

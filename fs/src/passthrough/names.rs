@@ -77,12 +77,18 @@ impl Passthrough {
     /// Those of link(2).
     pub fn link(&self, node: NodeId, parent: NodeId, name: &OsStr) -> Result<Entry> {
         check_name(name)?;
-        let node = self.nodes.get(node)?;
+        let id = node;
+        let node = self.nodes.get(id)?;
         let parent = self.nodes.get(parent)?;
         // The only link that is followed is the magic one, which leads to the inode.
         let flags = AtFlags::SYMLINK_FOLLOW;
-        linkat(CWD, node.magic_link(), &*parent, name, flags)?;
-        self.lookup_in(&parent, name)
+        linkat(CWD, node.magic_link().as_c_str(), &*parent, name, flags)?;
+        let entry = self.lookup_in(&parent, name)?;
+        if entry.attr.nlink > 0 {
+            // It may have had no name before (O_TMPFILE), and was pinned therefore.
+            self.nodes.name_given(id, &node);
+        }
+        Ok(entry)
     }
 
     /// unlink(2). Open files and working directories keep the inode.
@@ -91,7 +97,8 @@ impl Passthrough {
     /// Those of unlink(2).
     pub fn unlink(&self, parent: NodeId, name: &OsStr) -> Result<()> {
         check_name(name)?;
-        unlinkat(&*self.nodes.get(parent)?, name, AtFlags::empty())
+        let parent = self.nodes.get(parent)?;
+        self.removing(&parent, name, || unlinkat(&*parent, name, AtFlags::empty()))
     }
 
     /// rmdir(2).
@@ -100,7 +107,10 @@ impl Passthrough {
     /// Those of rmdir(2).
     pub fn rmdir(&self, parent: NodeId, name: &OsStr) -> Result<()> {
         check_name(name)?;
-        unlinkat(&*self.nodes.get(parent)?, name, AtFlags::REMOVEDIR)
+        let parent = self.nodes.get(parent)?;
+        self.removing(&parent, name, || {
+            unlinkat(&*parent, name, AtFlags::REMOVEDIR)
+        })
     }
 
     /// renameat2(2) with its flags as they are; the lower filesystem judges them.
@@ -119,12 +129,20 @@ impl Passthrough {
         let old = self.nodes.get(from.0)?;
         let new = self.nodes.get(to.0)?;
         let flags = RenameFlags::from_bits_retain(flags);
-        let rename = || renameat_with(&*old, from.1, &*new, to.1, flags);
-        // RENAME_WHITEOUT creates a device node, which must have an owner.
-        if flags.contains(RenameFlags::WHITEOUT) {
-            caller.creating(rename)
-        } else {
+        let rename = || {
+            let rename = || renameat_with(&*old, from.1, &*new, to.1, flags);
+            // RENAME_WHITEOUT creates a device node, which must have an owner.
+            if flags.contains(RenameFlags::WHITEOUT) {
+                caller.creating(rename)
+            } else {
+                rename()
+            }
+        };
+        if flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE) {
+            // No name goes.
             rename()
+        } else {
+            self.removing(&new, to.1, rename)
         }
     }
 }

@@ -11,7 +11,7 @@ use super::files::has_set_id;
 use super::{CachePolicy, Entry, IoMode, Passthrough, check_name};
 use crate::caller::{without_fsetid, without_fsetid_if};
 use crate::handles::OpenFile;
-use crate::nodes::{Node, magic_link};
+use crate::nodes::{MagicLink, Node};
 use crate::{Caller, Errno, HandleId, NodeId, Result};
 
 /// An open file as the kernel is told of it.
@@ -173,7 +173,12 @@ impl Passthrough {
 
     fn enter_created(&self, file: OpenFile, backing: &impl Backing) -> Result<(Entry, Opened)> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let path_fd = openat(rustix::fs::CWD, magic_link(&file), flags, Mode::empty())?;
+        let path_fd = openat(
+            rustix::fs::CWD,
+            MagicLink::of(&file).as_c_str(),
+            flags,
+            Mode::empty(),
+        )?;
         let (entry, _) = self.enter(path_fd)?;
         let direct = self.settings.io == IoMode::Direct;
         match self.enter_open(entry.node, file, direct, backing) {

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use plugpull_fuse::SetTime;
+use rustix::fs::fstat;
 
 use super::*;
 use crate::Caller;

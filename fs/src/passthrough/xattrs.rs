@@ -28,7 +28,9 @@ impl Passthrough {
     /// Those of getxattr(2).
     pub fn getxattr(&self, node: NodeId, name: &OsStr, size: u32) -> Result<XattrAnswer> {
         let node = self.nodes.get(node)?;
-        answer(size, |buffer| getxattr(node.magic_link(), name, buffer))
+        answer(size, |buffer| {
+            getxattr(node.magic_link().as_c_str(), name, buffer)
+        })
     }
 
     /// listxattr(2); a `size` of zero asks how long the list is.
@@ -37,7 +39,9 @@ impl Passthrough {
     /// Those of listxattr(2).
     pub fn listxattr(&self, node: NodeId, size: u32) -> Result<XattrAnswer> {
         let node = self.nodes.get(node)?;
-        answer(size, |buffer| listxattr(node.magic_link(), buffer))
+        answer(size, |buffer| {
+            listxattr(node.magic_link().as_c_str(), buffer)
+        })
     }
 
     /// setxattr(2). With `kill_sgid` an access ACL that is set also clears the
@@ -55,10 +59,10 @@ impl Passthrough {
     ) -> Result<()> {
         let node = self.nodes.get(node)?;
         let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
-        setxattr(node.magic_link(), name, value, flags)?;
+        setxattr(node.magic_link().as_c_str(), name, value, flags)?;
         if kill_sgid {
             let mode = Mode::from_raw_mode(fstat(&*node)?.st_mode & 0o5777);
-            chmodat(CWD, node.magic_link(), mode, AtFlags::empty())?;
+            chmodat(CWD, node.magic_link().as_c_str(), mode, AtFlags::empty())?;
         }
         Ok(())
     }
@@ -69,7 +73,7 @@ impl Passthrough {
     /// Those of removexattr(2).
     pub fn removexattr(&self, node: NodeId, name: &OsStr) -> Result<()> {
         let node = self.nodes.get(node)?;
-        removexattr(node.magic_link(), name)
+        removexattr(node.magic_link().as_c_str(), name)
     }
 }
 
