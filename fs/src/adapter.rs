@@ -18,6 +18,7 @@ use plugpull_fuse::{
 use tracing::{debug, trace};
 
 use crate::attr::dirent_kind;
+use crate::mutant::{self, Mutant};
 use crate::passthrough::{
     CachePolicy, Entry, IoMode, Listed, Opened, Passthrough, SetAttr, WriteHow, WriteSync,
     XattrAnswer,
@@ -131,7 +132,7 @@ impl Filesystem for Adapter {
                 trace!(?node, ?opened, "OPENDIR");
                 self.answer_opened_dir(reply, opened);
             }
-            Operation::Read(arg) => self.read(arg, reply),
+            Operation::Read(arg) => self.read(node, arg, reply),
             Operation::Write { arg, data } => self.write(node, arg, data, reply),
             Operation::Readdir(arg) => self.readdir(arg, reply),
             Operation::Readdirplus(arg) => self.readdirplus(node, arg, reply),
@@ -361,11 +362,11 @@ impl Adapter {
         }
     }
 
-    fn read(&self, arg: &abi::ReadIn, reply: Reply<'_>) {
+    fn read(&self, node: NodeId, arg: &abi::ReadIn, reply: Reply<'_>) {
         READ_BUFFER.with_borrow_mut(|buffer| {
             let space = buffer.space(arg.size as usize);
             let flags = arg.flags.cast_signed();
-            match self.fs.read(arg.fh.into(), arg.offset, space, flags) {
+            match self.fs.read(node, arg.fh.into(), arg.offset, space, flags) {
                 Ok(count) => reply.data(&space[..count]),
                 Err(error) => reply.error(error),
             }
@@ -380,7 +381,7 @@ impl Adapter {
         let (fh, offset) = (arg.fh, arg.offset);
         let sync = WriteSync::from_request_flags(how.flags);
         trace!(fh, offset, bytes = data.len(), ?sync, "WRITE");
-        let written = self.fs.write(fh.into(), offset, data, how);
+        let written = self.fs.write(node, fh.into(), offset, data, how);
         if written.is_ok_and(|written| written.cleared_set_id) {
             forget_mode(node, reply.device());
         }
@@ -524,6 +525,9 @@ fn unlooked() -> WireEntry {
 /// For fsync, fsyncdir, flush and access: the kernel takes ENOSYS there for "always
 /// succeeds, never ask again", so it is never passed on.
 fn never_enosys(result: Result<()>) -> Result<()> {
+    if mutant::active(Mutant::EnosysFsync) {
+        return result.and(Err(Errno::NOSYS));
+    }
     result.map_err(|error| match error {
         Errno::NOSYS => Errno::IO,
         error => error,

@@ -149,6 +149,11 @@ impl HandleTable {
         self.files.get(id)
     }
 
+    /// The number that was given last.
+    pub(crate) fn newest(&self) -> HandleId {
+        HandleId(self.next.load(Ordering::Relaxed).saturating_sub(1))
+    }
+
     /// The open directory of this number, or EBADF.
     pub(crate) fn dir(&self, id: HandleId) -> Result<Arc<OpenDir>> {
         self.dirs.get(id)

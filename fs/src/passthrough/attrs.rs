@@ -10,6 +10,7 @@ use rustix::fs::{
 use super::Passthrough;
 use crate::attr::{attr_of, statx_of, timespec};
 use crate::caller::without_fsetid_if;
+use crate::mutant::{self, Mutant};
 use crate::{Caller, HandleId, NodeId, Result};
 
 /// `STATX__RESERVED` (include/uapi/linux/stat.h), which statx(2) refuses.
@@ -98,6 +99,11 @@ impl Passthrough {
             chmodat(CWD, node.magic_link().as_c_str(), mode, AtFlags::empty())?;
         }
         if let Some(size) = change.size {
+            let handle = if mutant::active(Mutant::SetattrTruncatesWrongHandle) {
+                Some(self.handles.newest())
+            } else {
+                handle
+            };
             without_fsetid_if(change.kill_suidgid, || match handle {
                 // ftruncate(2): this descriptor may write, whatever the mode says by now.
                 Some(handle) => ftruncate(&*self.handles.file(handle)?, size),

@@ -13,6 +13,7 @@ use rustix::fs::{FileType, OFlags, RawDir, SeekFrom, fdatasync, fsync, seek};
 
 use super::{Entry, Passthrough};
 use crate::handles::OpenDir;
+use crate::mutant::{self, Mutant};
 use crate::{Errno, HandleId, NodeId, Result};
 
 /// How much is read from the lower directory at a time.
@@ -164,6 +165,9 @@ impl Passthrough {
     /// Those of fsync(2).
     pub fn fsyncdir(&self, handle: HandleId, data_only: bool) -> Result<()> {
         let dir = self.handles.dir(handle)?;
+        if mutant::active(Mutant::FsyncdirIgnored) {
+            return Ok(());
+        }
         if data_only {
             fdatasync(&*dir)
         } else {

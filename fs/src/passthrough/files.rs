@@ -2,14 +2,16 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, fdatasync, fstat, fsync, seek};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, fdatasync, fstat, fsync, seek};
 use rustix::io::{ReadWriteFlags, pread, pwritev2};
 
 use super::Passthrough;
 use crate::caller::without_fsetid_if;
+use crate::handles::OpenFile;
 use crate::mutant::{self, Mutant};
-use crate::{Errno, HandleId, Result, sys};
+use crate::{Errno, HandleId, NodeId, Result, sys};
 
 /// The most that one copy_file_range(2) copies: its answer is 32 bits wide, and
 /// Linux itself stops at this.
@@ -77,12 +79,13 @@ impl Passthrough {
     /// Those of pread(2), when nothing was read before.
     pub fn read(
         &self,
+        node: NodeId,
         handle: HandleId,
         offset: u64,
         buffer: &mut [u8],
         flags: i32,
     ) -> Result<usize> {
-        let file = self.handles.file(handle)?;
+        let file = self.file(node, handle)?;
         file.follow(flags)?;
         let mut done = 0;
         while done < buffer.len() {
@@ -104,16 +107,17 @@ impl Passthrough {
     /// answered and the next write gets the error, as write(2) does it.
     pub fn write(
         &self,
+        node: NodeId,
         handle: HandleId,
         offset: u64,
         data: &[u8],
         how: WriteHow,
     ) -> Result<Written> {
-        let file = self.handles.file(handle)?;
+        let file = self.file(node, handle)?;
         file.follow(how.flags)?;
         // Where the page cache is in use the kernel sends FSYNC after such a write
         // (generic_write_sync at the end of fuse_cache_write_iter): not twice.
-        let sync = if file.is_cached {
+        let sync = if file.is_cached || mutant::active(Mutant::DsyncDropped) {
             WriteSync::No
         } else {
             WriteSync::from_request_flags(how.flags)
@@ -122,6 +126,11 @@ impl Passthrough {
         let count = without_fsetid_if(clears_set_id, || {
             write_all(file.as_fd(), offset, data, sync.rw_flags())
         })?;
+        let count = if mutant::active(Mutant::ShortWriteUnreported) {
+            data.len()
+        } else {
+            count
+        };
         Ok(Written {
             count,
             cleared_set_id: clears_set_id,
@@ -148,10 +157,25 @@ impl Passthrough {
         if mutant::active(Mutant::FsyncIgnored) {
             return Ok(());
         }
-        if data_only {
+        let synced = if data_only {
             fdatasync(&*file)
         } else {
             fsync(&*file)
+        };
+        if mutant::active(Mutant::FsyncErrorSwallowed) {
+            return Ok(());
+        }
+        synced
+    }
+
+    /// The open file of a handle.
+    fn file(&self, node: NodeId, handle: HandleId) -> Result<Arc<OpenFile>> {
+        match self.handles.file(handle) {
+            Err(Errno::BADF) if mutant::active(Mutant::ReopenOnEbadf) => {
+                let fd = Self::reopen(&*self.nodes.get(node)?, OFlags::RDWR)?;
+                Ok(Arc::new(OpenFile::new(fd, 0)))
+            }
+            found => found,
         }
     }
 

@@ -10,6 +10,7 @@ use rustix::fs::{
 
 use super::{Entry, Passthrough, check_name};
 use crate::attr::decode_device;
+use crate::mutant::{self, Mutant};
 use crate::{Caller, NodeId, Result};
 
 impl Passthrough {
@@ -128,7 +129,11 @@ impl Passthrough {
         check_name(to.1)?;
         let old = self.nodes.get(from.0)?;
         let new = self.nodes.get(to.0)?;
-        let flags = RenameFlags::from_bits_retain(flags);
+        let flags = if mutant::active(Mutant::RenameFlagsIgnored) {
+            RenameFlags::empty()
+        } else {
+            RenameFlags::from_bits_retain(flags)
+        };
         let rename = || {
             let rename = || renameat_with(&*old, from.1, &*new, to.1, flags);
             // RENAME_WHITEOUT creates a device node, which must have an owner.

@@ -11,6 +11,7 @@ use super::files::has_set_id;
 use super::{CachePolicy, Entry, IoMode, Passthrough, check_name};
 use crate::caller::{without_fsetid, without_fsetid_if};
 use crate::handles::OpenFile;
+use crate::mutant::{self, Mutant};
 use crate::nodes::{MagicLink, Node};
 use crate::{Caller, Errno, HandleId, NodeId, Result};
 
@@ -233,7 +234,10 @@ impl Passthrough {
     /// - `O_DIRECT` stays; each request's own flags say whether it still holds.
     /// - `O_CREAT`, `O_EXCL` and `O_NOFOLLOW` were the kernel's to honour.
     fn lower_flags(&self, flags: i32) -> OFlags {
-        let kept = libc::O_ACCMODE | libc::O_NOATIME | libc::O_DIRECT;
+        let mut kept = libc::O_ACCMODE | libc::O_NOATIME | libc::O_DIRECT;
+        if mutant::active(Mutant::AppendFlagKept) {
+            kept |= libc::O_APPEND;
+        }
         let mut how = flags & kept;
         if self.widens_access(flags) {
             how = (how & !libc::O_ACCMODE) | libc::O_RDWR;

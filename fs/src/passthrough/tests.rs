@@ -117,19 +117,49 @@ fn append_does_not_reach_the_lower_file() {
             cleared_set_id: false,
         })
     };
-    assert_eq!(fs.write(handle, 0, b"abcdef", how(flags)), written(6));
+    assert_eq!(
+        fs.write(entry.node, handle, 0, b"abcdef", how(flags)),
+        written(6)
+    );
     // On an O_APPEND descriptor this would land at the end.
     let sync = flags | libc::O_SYNC;
-    assert_eq!(fs.write(handle, 1, b"XY", how(sync)), written(2));
+    assert_eq!(
+        fs.write(entry.node, handle, 1, b"XY", how(sync)),
+        written(2)
+    );
     let mut buffer = [0; 16];
-    assert_eq!(fs.read(handle, 0, &mut buffer, flags), Ok(6));
+    assert_eq!(fs.read(entry.node, handle, 0, &mut buffer, flags), Ok(6));
     assert_eq!(&buffer[..6], b"aXYdef");
     fs.release(node(&entry), handle, &NoBacking);
-    let read = fs.read(handle, 0, &mut buffer, flags);
+    let read = fs.read(entry.node, handle, 0, &mut buffer, flags);
     assert_eq!(read.unwrap_err(), Errno::BADF);
     assert_eq!(fs.fsync(handle, false).unwrap_err(), Errno::BADF);
     let reopened = fs.open(node(&entry), flags, false, &NoBacking).unwrap();
     assert_ne!(reopened.handle, handle);
+}
+
+/// What reading through a handle that was never given answers.
+fn unknown_handle_is_refused() -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = mounted(dir.path());
+    std::fs::write(dir.path().join("f"), "content").unwrap();
+    let entry = fs.lookup(NodeId::ROOT, os("f")).unwrap();
+    let unknown = crate::HandleId::from(77);
+    let how = WriteHow::default();
+    fs.read(entry.node, unknown, 0, &mut [0; 4], 0) == Err(Errno::BADF)
+        && fs.write(entry.node, unknown, 0, b"x", how) == Err(Errno::BADF)
+}
+
+#[test]
+fn an_unknown_handle_is_refused() {
+    assert!(unknown_handle_is_refused());
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn reopening_on_ebadf_is_caught() {
+    crate::mutant::select(crate::mutant::Mutant::ReopenOnEbadf);
+    assert!(!unknown_handle_is_refused());
 }
 
 #[test]
@@ -153,7 +183,7 @@ fn set_id_bits_go_when_the_writer_may_not_keep_them() {
             flags: libc::O_RDWR,
             kill_suidgid,
         };
-        let written = fs.write(opened.handle, 0, b"x", how).unwrap();
+        let written = fs.write(entry.node, opened.handle, 0, b"x", how).unwrap();
         assert_eq!((written.count, written.cleared_set_id), (1, kill_suidgid));
         assert_eq!(fs.getattr(entry.node).unwrap().mode & 0o7777, left);
     }

@@ -9,6 +9,7 @@ mod directories;
 mod errors;
 mod files;
 mod harness;
+mod mutants;
 mod operations;
 mod permissions;
 #[cfg(feature = "host-postgres")]

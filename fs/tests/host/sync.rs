@@ -11,13 +11,13 @@ use crate::harness::{IO_MODES, Sandbox, Server};
 
 /// What arrived below after each of five actions above.
 #[derive(Debug, PartialEq, Eq)]
-struct Arrived {
+pub(crate) struct Arrived {
     fsync: usize,
     fdatasync: usize,
     fsyncdir: usize,
 }
 
-fn sync_through(arguments: &[&str]) -> Arrived {
+pub(crate) fn sync_through(arguments: &[&str]) -> Arrived {
     let sandbox = Sandbox::new();
     let middle = sandbox.native();
     let below = Server::start(&sandbox.source(), &middle, &["--io", "direct"]);
@@ -51,7 +51,7 @@ fn sync_through(arguments: &[&str]) -> Arrived {
     }
 }
 
-const ALL: Arrived = Arrived {
+pub(crate) const ALL: Arrived = Arrived {
     fsync: 3,
     fdatasync: 2,
     fsyncdir: 1,
@@ -64,17 +64,9 @@ fn every_sync_arrives() {
     }
 }
 
-#[cfg(feature = "mutants")]
-#[test]
-fn an_ignored_fsync_is_caught() {
-    let arrived = sync_through(&["--mutant", "fsync-ignored"]);
-    assert_ne!(arrived, ALL);
-    assert_eq!((arrived.fsync, arrived.fdatasync), (0, 0));
-}
-
 /// Which WRITE and FSYNC requests arrived below, in order, after three synchronous
 /// writes and one that is not.
-fn synchronous_writes_through(arguments: &[&str]) -> Vec<String> {
+pub(crate) fn synchronous_writes_through(arguments: &[&str]) -> Vec<String> {
     let sandbox = Sandbox::new();
     let middle = sandbox.native();
     let below = Server::start(&sandbox.source(), &middle, &["--io", "direct"]);
@@ -118,6 +110,10 @@ fn synchronous_writes_through(arguments: &[&str]) -> Vec<String> {
         .collect()
 }
 
+/// What arrives below where each write must be durable when it is answered.
+pub(crate) const WRITES_THEMSELVES: [&str; 4] =
+    ["WRITE Data", "WRITE Full", "WRITE Data", "WRITE No"];
+
 #[test]
 fn synchronous_writes_are_synchronous_below() {
     for mode in IO_MODES {
@@ -133,7 +129,7 @@ fn synchronous_writes_are_synchronous_below() {
                 "WRITE No",
             ],
             // Nothing follows: the write itself must do it.
-            _ => &["WRITE Data", "WRITE Full", "WRITE Data", "WRITE No"],
+            _ => &WRITES_THEMSELVES,
         };
         assert_eq!(
             synchronous_writes_through(&["--io", mode]),
