@@ -3,7 +3,7 @@
 //! Exit codes: 0 when the mount has ended (or, in the background, stands), 1 when it
 //! could not be made or served, 2 for a mistake in the call.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,7 +28,7 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Parser)]
 #[command(name = "plugpull-fs", version, args_override_self = true)]
 struct Cli {
-    /// The directory to show; nothing else may write to it meanwhile
+    /// The directory to show; nothing else should write to it meanwhile
     source: PathBuf,
     /// The directory over which to show it
     mountpoint: PathBuf,
@@ -59,6 +59,9 @@ struct Cli {
     /// up to a second; always: everything, changes from elsewhere may go unnoticed
     #[arg(long, value_name = "POLICY")]
     cache: Option<CachePolicy>,
+    /// Print the manual page, for man(1) to show: plugpull-fs --manual | man -l -
+    #[arg(long, exclusive = true)]
+    manual: bool,
     /// Be wrong on purpose, in one way
     #[cfg(feature = "mutants")]
     #[arg(long, value_name = "NAME")]
@@ -110,6 +113,9 @@ fn usage_error(message: &str) -> ! {
 }
 
 fn main() -> ExitCode {
+    if std::env::args_os().skip(1).eq(["--manual"]) {
+        return print_manual();
+    }
     let cli = Cli::parse();
     start_log(cli.verbose);
     stop_on_panic();
@@ -135,6 +141,45 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// The manual page in the language of man(7), from the same text as the help.
+fn print_manual() -> ExitCode {
+    let page = clap_mangen::Man::new(Cli::command()).section("8");
+    let mut text = Vec::new();
+    let written = page
+        .render(&mut text)
+        .and_then(|()| text.write_all(MANUAL_END.as_bytes()))
+        .and_then(|()| io::stdout().write_all(&text));
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("plugpull-fs: write the manual page: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What the help text does not say.
+const MANUAL_END: &str = r#".SH "EXIT STATUS"
+0 when the mount has ended (or, in the background, stands); 1 when it could not be
+made or served; 2 for a mistake in the call.
+.SH SIGNALS
+SIGTERM, SIGINT and SIGHUP unmount; files that are open then are served until they
+are closed. A second one ends the server at once.
+.SH EXAMPLES
+.nf
+plugpull-fs /srv/data /mnt/data
+plugpull-fs --foreground --io direct -o ro,allow_other /srv/data /mnt/data
+mount -t fuse.plugpull-fs -o cache=always,threads=32 /srv/data /mnt/data
+fusermount3 -u /mnt/data
+.fi
+.SH "SEE ALSO"
+.BR mount (8),
+.BR fuse (4),
+.BR fusermount3 (1)
+"#;
 
 /// mount(8) calls its helpers by names like /sbin/mount.fuse.plugpull-fs.
 fn called_by_mount() -> bool {

@@ -210,3 +210,17 @@ fn mounts_below_the_source_are_refused_with_exdev() {
         unmount(below(name), UnmountFlags::empty()).unwrap();
     }
 }
+
+#[test]
+fn the_manual_page_says_what_the_help_says() {
+    let page = run_ok("plugpull-fs", &[SERVER, "--manual"]);
+    for text in [
+        ".TH plugpull-fs 8",
+        "passthrough",
+        "writeback",
+        "cache",
+        "SIGTERM",
+    ] {
+        assert!(page.contains(text), "{text} in\n{page}");
+    }
+}
