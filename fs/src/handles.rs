@@ -17,6 +17,8 @@ use std::sync::{Arc, PoisonError};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
+#[cfg(feature = "mutants")]
+use crate::mutant::{Mutant, active};
 use crate::passthrough::DirStream;
 use crate::sync::{AtomicU64, RwLock};
 use crate::{Errno, Result};
@@ -80,6 +82,32 @@ impl OpenFile {
     }
 }
 
+/// What the deliberate faults must know of an open file; nothing, in an honest build.
+pub(crate) trait Opened {
+    /// The number of its descriptor.
+    #[cfg(feature = "mutants")]
+    fn number(&self) -> u64;
+
+    /// Closes the descriptor of this number, whoever still uses it.
+    #[cfg(feature = "mutants")]
+    fn close_number(&self);
+}
+
+impl Opened for OpenFile {
+    #[cfg(feature = "mutants")]
+    fn number(&self) -> u64 {
+        use std::os::fd::AsRawFd;
+        self.fd.as_raw_fd().unsigned_abs().into()
+    }
+
+    #[cfg(feature = "mutants")]
+    fn close_number(&self) {
+        use std::os::fd::AsRawFd;
+        // Its error is the mutant's own affair: it may have lost the descriptor already.
+        let _closed = crate::sys::close_number(self.fd.as_raw_fd());
+    }
+}
+
 impl AsFd for OpenFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -111,13 +139,13 @@ impl AsFd for OpenDir {
 
 /// All open files and directories of a mount.
 #[derive(Debug)]
-pub(crate) struct HandleTable {
+pub(crate) struct HandleTable<F = OpenFile> {
     next: AtomicU64,
-    files: Shards<OpenFile>,
+    files: Shards<F>,
     dirs: Shards<OpenDir>,
 }
 
-impl HandleTable {
+impl<F: Opened> HandleTable<F> {
     pub(crate) fn new() -> Self {
         HandleTable {
             next: AtomicU64::new(1),
@@ -127,7 +155,7 @@ impl HandleTable {
     }
 
     /// Enters an open file and returns its number.
-    pub(crate) fn enter_file(&self, file: OpenFile) -> Result<HandleId> {
+    pub(crate) fn enter_file(&self, file: F) -> Result<HandleId> {
         #[cfg(feature = "mutants")]
         if founding_bug::active() {
             return Ok(founding_bug::enter(&self.files, file));
@@ -145,7 +173,7 @@ impl HandleTable {
     }
 
     /// The open file of this number, or EBADF.
-    pub(crate) fn file(&self, id: HandleId) -> Result<Arc<OpenFile>> {
+    pub(crate) fn file(&self, id: HandleId) -> Result<Arc<F>> {
         self.files.get(id)
     }
 
@@ -164,6 +192,16 @@ impl HandleTable {
         #[cfg(feature = "mutants")]
         if founding_bug::active() {
             founding_bug::release(&self.files, id);
+            return true;
+        }
+        #[cfg(feature = "mutants")]
+        if active(Mutant::CloseBeforeRemove) {
+            let Ok(open) = self.files.get(id) else {
+                return false;
+            };
+            open.close_number();
+            // Not a second time, when the last user lets go.
+            std::mem::forget((open, self.files.remove(id)));
             return true;
         }
         self.files.release(id)
@@ -193,7 +231,7 @@ struct Shards<T> {
     shards: Vec<RwLock<Map<T>>>,
 }
 
-impl<T: AsFd> Shards<T> {
+impl<T> Shards<T> {
     fn new() -> Self {
         Shards {
             shards: (0..SHARDS).map(|_| RwLock::new(HashMap::new())).collect(),
@@ -239,12 +277,10 @@ impl<T: AsFd> Shards<T> {
 /// and *then* removes.
 #[cfg(feature = "mutants")]
 mod founding_bug {
-    use std::os::fd::{AsFd, AsRawFd};
     use std::time::{Duration, Instant};
 
-    use super::{HandleId, OpenFile, Shards};
+    use super::{HandleId, Opened, Shards};
     use crate::mutant::{Mutant, active as mutant_active};
-    use crate::sys;
 
     /// How long the window between close and remove is held open.
     const WINDOW: Duration = Duration::from_millis(2);
@@ -253,18 +289,17 @@ mod founding_bug {
         mutant_active(Mutant::FdAsHandle) || mutant_active(Mutant::FdAsHandleBare)
     }
 
-    pub(super) fn enter(files: &Shards<OpenFile>, file: OpenFile) -> HandleId {
-        let id = HandleId(file.as_fd().as_raw_fd().unsigned_abs().into());
+    pub(super) fn enter<F: Opened>(files: &Shards<F>, file: F) -> HandleId {
+        let id = HandleId(file.number());
         // What is replaced here was closed by number already; to drop it would close
         // the new file's descriptor, which is a different bug.
         std::mem::forget(files.insert(id, file));
         id
     }
 
-    pub(super) fn release(files: &Shards<OpenFile>, id: HandleId) {
+    pub(super) fn release<F: Opened>(files: &Shards<F>, id: HandleId) {
         let Ok(open) = files.get(id) else { return };
-        // Its error is the mutant's own affair: it may have lost the descriptor already.
-        let _closed = sys::close_number(open.as_fd().as_raw_fd());
+        open.close_number();
         std::mem::forget(open);
         // From here on another thread may be given the same number by the kernel.
         if mutant_active(Mutant::FdAsHandle) {
@@ -278,7 +313,11 @@ mod founding_bug {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "shuttle"))]
+mod model;
+
+// Not with shuttle's locks, which work in models alone.
+#[cfg(all(test, not(feature = "shuttle")))]
 mod tests {
     use std::collections::HashSet;
 

@@ -41,7 +41,10 @@ pub(crate) fn lint(home: &Home) -> Result<()> {
                 "the formatting is off; `cargo fmt --all` mends it",
             ))
         })?;
-    for features in [&[][..], &["--features", "plugpull-fs/mutants"]] {
+    for features in [
+        &[][..],
+        &["--features", "plugpull-fs/mutants,plugpull-fs/shuttle"],
+    ] {
         eprintln!("clippy {} …", features.join(" "));
         command(&["clippy", "--locked", "--workspace", "--all-targets"])
             .args(features)

@@ -34,8 +34,8 @@ pub(crate) enum Scope {
     Vm,
     /// Every test of the workspace.
     Workspace,
-    /// The host tests that need the filesystem's deliberate faults compiled in:
-    /// another build of it, so another run.
+    /// The tests that need the filesystem's deliberate faults compiled in, and the
+    /// models of its tables: another build of it, so another run.
     FsControls,
 }
 
@@ -90,9 +90,9 @@ pub(crate) fn run(
             "--package",
             "plugpull-fs",
             "--features",
-            "mutants",
+            "mutants,shuttle",
             "--filterset",
-            "test(caught) or test(mutant)",
+            "test(caught) or test(mutant) or test(model)",
         ]),
     };
     let nextest_profile = match profile {

@@ -113,7 +113,7 @@ pub(crate) fn test(args: &options::Test) -> Result<Exit> {
     let controls = nextest(nextest::Scope::FsControls)?;
     if !controls.success() {
         return Err(Failed(String::from(
-            "a mutant of the filesystem was not caught on the host",
+            "a mutant of the filesystem was not caught on the host, or a model of its tables failed",
         ))
         .into());
     }

@@ -9,6 +9,8 @@
 
 mod handle;
 mod lower;
+#[cfg(all(test, feature = "shuttle"))]
+mod model;
 mod table;
 
 use std::ffi::CStr;

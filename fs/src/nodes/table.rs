@@ -229,9 +229,8 @@ impl<L: Lower> NodeTable<L> {
             })
         });
         let mut shard = self.shard(id);
-        // Meanwhile the number may have gone to another inode, or have been forgotten.
-        let is_same = |entry: &Entry| entry.identity() == identity;
-        if !shard.entries.get(&id).is_some_and(is_same) {
+        // Meanwhile it may have been forgotten.
+        if !shard.entries.contains_key(&id) {
             return opened;
         }
         // Somebody else may have opened or pinned it; ours closes after the lock.
@@ -625,6 +624,7 @@ mod layout {
     }
 }
 
-#[cfg(test)]
+// Not with shuttle's locks, which work in models alone.
+#[cfg(all(test, not(feature = "shuttle")))]
 #[path = "tests.rs"]
 mod tests;

@@ -60,6 +60,23 @@ fn hundreds_of_files(dir: &Path) -> Vec<std::path::PathBuf> {
         .collect()
 }
 
+/// Makes files of the same shard: entering them evicts the descriptor of `id`, whatever
+/// numbers other processes take meanwhile.
+fn crowd(dir: &Path, id: NodeId) -> Vec<std::path::PathBuf> {
+    let made = (0..10_000).map(|number| {
+        let path = dir.join(format!("crowd-{number}"));
+        std::fs::write(&path, "").unwrap();
+        path
+    });
+    let same_shard = |path: &std::path::PathBuf| {
+        let ino = fstat(path_fd(path)).unwrap().st_ino;
+        ino % SHARDS == id.0 % SHARDS
+    };
+    let crowd: Vec<_> = made.filter(same_shard).take(3).collect();
+    assert_eq!(crowd.len(), 3, "no inode numbers of one shard");
+    crowd
+}
+
 fn read(node: &Node) -> Vec<u8> {
     std::fs::read(node.magic_link().as_c_str().to_str().unwrap()).unwrap()
 }
@@ -162,10 +179,11 @@ fn an_inode_without_a_name_stays_within_reach() {
         std::fs::write(&file, "old").unwrap();
         let (_, stat) = table.enter(path_fd(&file)).unwrap();
         let id = table.id_of(stat.st_ino);
+        let crowd = crowd(dir.path(), id);
         let victim = path_fd(&file);
         std::fs::remove_file(&file).unwrap();
         table.name_removed(victim);
-        enter_all(&table, &hundreds_of_files(dir.path()));
+        enter_all(&table, &crowd);
         assert_eq!(read(&table.get(id).unwrap()), b"old");
         let before = open_descriptors();
         table.forget(id, 1);
@@ -181,14 +199,13 @@ fn an_inode_that_loses_its_name_unseen_is_stale() {
     std::fs::write(&file, "old").unwrap();
     let table = by_handle(dir.path(), 1);
     let (_, stat) = table.enter(path_fd(&file)).unwrap();
-    let files = hundreds_of_files(dir.path());
-    // Removed behind the mount's back, and then the descriptor is evicted.
+    let id = table.id_of(stat.st_ino);
+    let crowd = crowd(dir.path(), id);
+    // Behind the mount's back.
     std::fs::remove_file(&file).unwrap();
-    enter_all(&table, &files);
-    assert_eq!(
-        table.get(table.id_of(stat.st_ino)).unwrap_err(),
-        Errno::STALE
-    );
+    assert_eq!(read(&table.get(id).unwrap()), b"old");
+    enter_all(&table, &crowd);
+    assert_eq!(table.get(id).unwrap_err(), Errno::STALE);
 }
 
 #[test]

@@ -178,5 +178,6 @@ fn check_name(name: &OsStr) -> Result<()> {
     }
 }
 
-#[cfg(test)]
+// Not with shuttle's locks, which work in models alone.
+#[cfg(all(test, not(feature = "shuttle")))]
 mod tests;
