@@ -61,6 +61,11 @@ impl Sandbox {
     pub(crate) fn serve(&self, arguments: &[&str]) -> Server {
         Server::start(&self.source(), &self.mountpoint(), arguments)
     }
+
+    /// The same, with no log of single requests.
+    pub(crate) fn serve_quietly(&self) -> Server {
+        Server::start_logging("plugpull_fs=info", &self.source(), &self.mountpoint(), &[])
+    }
 }
 
 pub(crate) fn open_to_all(path: &Path) {
@@ -86,12 +91,16 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(source: &Path, mountpoint: &Path, arguments: &[&str]) -> Self {
+        Self::start_logging("plugpull_fs=trace", source, mountpoint, arguments)
+    }
+
+    fn start_logging(filter: &str, source: &Path, mountpoint: &Path, arguments: &[&str]) -> Self {
         let mut command = program("setpriv", &["--pdeathsig", "KILL", "--", SERVER]);
         let mut child = command
             .args(["--foreground", "--threads", "4"])
             .args(arguments)
             .args([source, mountpoint])
-            .env("RUST_LOG", "plugpull_fs=trace")
+            .env("RUST_LOG", filter)
             .stderr(Stdio::piped())
             .spawn()
             .expect("setpriv is missing: install util-linux");

@@ -10,6 +10,7 @@ mod errors;
 mod files;
 mod harness;
 mod mutants;
+mod nodes;
 mod operations;
 mod permissions;
 #[cfg(feature = "host-postgres")]
