@@ -28,7 +28,8 @@ use crate::{Caller, Errno, NodeId, Result};
 /// RELEASE counts against this limit, so the kernel's 12 would throttle a busy server.
 const MAX_BACKGROUND: u16 = 512;
 
-/// The largest request that Linux sends by default limits (256 pages).
+/// The largest request that Linux sends by default limits (256 pages), and the most that
+/// one reads: who asks for more is no kernel.
 const MAX_WRITE_BYTES: u32 = 1 << 20;
 
 /// What the kernel is asked for in every mode, where it has it.
@@ -364,7 +365,7 @@ impl Adapter {
 
     fn read(&self, node: NodeId, arg: &abi::ReadIn, reply: Reply<'_>) {
         READ_BUFFER.with_borrow_mut(|buffer| {
-            let space = buffer.space(arg.size as usize);
+            let space = buffer.space(arg.size.min(MAX_WRITE_BYTES) as usize);
             let flags = arg.flags.cast_signed();
             match self.fs.read(node, arg.fh.into(), arg.offset, space, flags) {
                 Ok(count) => reply.data(&space[..count]),
@@ -389,7 +390,7 @@ impl Adapter {
     }
 
     fn readdir(&self, arg: &abi::ReadIn, reply: Reply<'_>) {
-        let mut listing = Listing::new(arg.size);
+        let mut listing = Listing::new(arg.size.min(MAX_WRITE_BYTES));
         let list = self.fs.readdir(arg.fh.into(), arg.offset, |entry| {
             listing.push(name_of(entry))
         });
@@ -400,7 +401,7 @@ impl Adapter {
     }
 
     fn readdirplus(&self, node: NodeId, arg: &abi::ReadIn, reply: Reply<'_>) {
-        let mut listing = Listing::new(arg.size);
+        let mut listing = Listing::new(arg.size.min(MAX_WRITE_BYTES));
         let (fh, offset) = (arg.fh.into(), arg.offset);
         let list = self.fs.readdirplus(node, fh, offset, |listed, entry| {
             let entry = match entry {

@@ -61,6 +61,8 @@ impl Device {
     pub fn receive<'b>(&self, buffer: &'b mut Buffer) -> Result<&'b [u8], Errno> {
         loop {
             match read(&self.fd, buffer.space()) {
+                // The end of a socket whose other end is closed; the device has no end.
+                Ok(0) => return Err(Errno::NODEV),
                 Ok(length) => return Ok(buffer.message(length)),
                 // Interrupted here, or the request was interrupted there.
                 Err(Errno::INTR | Errno::NOENT | Errno::AGAIN) => {}

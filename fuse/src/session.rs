@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 use zerocopy::IntoBytes;
 
-use crate::abi::{self, InitOut, init};
+use crate::abi::{self, InitOut, init, opcode};
 use crate::device::{Buffer, Device};
 use crate::readers::{Call, Readers};
 use crate::reply::Reply;
@@ -303,7 +303,10 @@ fn refuse(device: &Device, message: &[u8], malformed: Malformed) {
     let Ok((header, _)) = <abi::InHeader as zerocopy::FromBytes>::read_from_prefix(message) else {
         return;
     };
-    let _gone = device.answer(header.unique, libc::EIO, &[]);
+    // Nobody waits for the answer to a FORGET, and the kernel refuses one.
+    if !matches!(header.opcode, opcode::FORGET | opcode::BATCH_FORGET) {
+        let _gone = device.answer(header.unique, libc::EIO, &[]);
+    }
 }
 
 fn device_error(doing: &'static str) -> impl FnOnce(Errno) -> SessionError {

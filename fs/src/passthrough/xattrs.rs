@@ -12,6 +12,9 @@ use rustix::fs::{
 use super::Passthrough;
 use crate::{NodeId, Result};
 
+/// `XATTR_SIZE_MAX` and `XATTR_LIST_MAX` (include/uapi/linux/limits.h).
+const MAX_BYTES: u32 = 65_536;
+
 /// What a caller that may only have asked for the size gets.
 #[derive(Debug)]
 pub enum XattrAnswer {
@@ -79,7 +82,7 @@ impl Passthrough {
 
 fn answer(size: u32, call: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<XattrAnswer> {
     // The system calls themselves take an empty buffer as the question for the size.
-    let mut buffer = vec![0; size as usize];
+    let mut buffer = vec![0; size.min(MAX_BYTES) as usize];
     let length = call(&mut buffer)?;
     if size == 0 {
         return Ok(XattrAnswer::Size(length));
