@@ -70,7 +70,7 @@ struct Package {
     suse: &'static str,
 }
 
-const fn need(what: &'static str, debian: &'static str) -> Need {
+pub(crate) const fn need(what: &'static str, debian: &'static str) -> Need {
     Need {
         what,
         package: Package {
@@ -123,6 +123,17 @@ pub const TO_TEST: [Need; 2] = [
     },
     need("git", "git"),
 ];
+
+/// A C++ compiler.
+pub(crate) const TO_COMPILE_CPP: [Need; 1] = [Need {
+    what: "g++",
+    package: Package {
+        debian: "g++",
+        fedora: "gcc-c++",
+        arch: "gcc",
+        suse: "gcc-c++",
+    },
+}];
 
 /// What is told while packages are installed on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,6 +14,7 @@ pub mod lock;
 pub mod machine;
 mod monitor;
 pub mod payload;
+pub mod peers;
 pub mod process;
 mod qmp;
 pub mod template;

@@ -14,6 +14,7 @@
 //! wants [`Cmd::own_group`], so that a deadline takes all of them.
 
 mod child;
+mod namespace;
 mod spawn;
 mod stream;
 
@@ -26,6 +27,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 pub use child::Child;
+pub use namespace::enter_private_mounts;
 
 /// How much of a failed command's standard error its message shows.
 const TAIL_LINES: usize = 20;

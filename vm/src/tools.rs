@@ -263,6 +263,7 @@ fn make(dir: &Path, tell: &dyn Fn(ToolEvent)) -> Result<()> {
             suites: &suites,
             components: &["main".to_owned()],
             packages: &packages,
+            source: None,
         };
         let packages = apt::extract(&mirrors, request, &root, &|progress| {
             tell(ToolEvent::Fetching(progress))

@@ -131,7 +131,13 @@ pub struct Request<'a> {
     pub components: &'a [String],
     /// Packages as apt-get(8) takes them: `name`, `name=version`, `name/suite`.
     pub packages: &'a [String],
+    /// A source package whose files, as they come from the archive and with their
+    /// signatures checked, are put into [`SOURCE_DIR`].
+    pub source: Option<&'a str>,
 }
+
+/// Where in the tree the files of [`Request::source`] lie.
+pub const SOURCE_DIR: &str = "source";
 
 impl Mirrors {
     /// Those of `$PLUGPULL_MIRROR`, or of the host's apt.
@@ -294,7 +300,7 @@ fn mmdebstrap(mirrors: &Mirrors, request: Request<'_>, dir: &Path) -> Cmd {
     // place first, tar follows them.
     let merge =
         r#"for d in bin sbin lib lib64; do mkdir -p "$1/usr/$d"; ln -s "usr/$d" "$1/$d"; done"#;
-    host::command("mmdebstrap")
+    let cmd = host::command("mmdebstrap")
         .args([
             "--variant=extract",
             "--format=directory",
@@ -309,6 +315,7 @@ fn mmdebstrap(mirrors: &Mirrors, request: Request<'_>, dir: &Path) -> Cmd {
         .arg("--skip=check/signed-by,check/empty,essential/unlink,cleanup/apt/cache")
         .args(settings)
         .arg(format!("--setup-hook={merge}"))
+        .args(request.source.map(source_hook))
         .arg(format!("--include={}", request.packages.join(",")))
         // No suite: the lines say it all.
         .arg("")
@@ -320,7 +327,23 @@ fn mmdebstrap(mirrors: &Mirrors, request: Request<'_>, dir: &Path) -> Cmd {
                 .map(|suite| mirrors.line(suite, request.components)),
         )
         .env("LC_ALL", "C.UTF-8")
-        .own_group()
+        .own_group();
+    if request.source.is_none() {
+        return cmd;
+    }
+    let lines = request.suites.iter().map(|suite| {
+        let line = mirrors.line(suite, request.components);
+        line.replacen("deb ", "deb-src ", 1)
+    });
+    cmd.args(lines)
+}
+
+/// Has the apt of the tree, which knows only the request's suites, fetch a source
+/// package.
+fn source_hook(package: &str) -> String {
+    format!(
+        r#"--extract-hook=mkdir "$1/{SOURCE_DIR}" && cd "$1/{SOURCE_DIR}" && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get source --download-only {package}"#
+    )
 }
 
 /// Hashes the `.deb` files that apt left in the tree, and removes them.

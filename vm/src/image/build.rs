@@ -143,6 +143,7 @@ pub(super) fn unpack(
             suites: &recipe.suites,
             components: &recipe.components,
             packages,
+            source: None,
         };
         apt::extract(&mirrors, request, dir, &tell_progress)
     };

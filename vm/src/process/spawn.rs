@@ -13,10 +13,17 @@ use super::{Cmd, Input, Sink};
 /// A command ready to fork, and where to send the child.
 type Job = (Command, mpsc::Sender<io::Result<Child>>);
 
+/// The way to the thread that starts processes, once there is one.
+static SPAWNER: OnceLock<Result<mpsc::Sender<Job>, String>> = OnceLock::new();
+
+/// Whether the thread that starts processes is there already.
+pub(super) fn has_begun() -> bool {
+    SPAWNER.get().is_some()
+}
+
 /// Starts `cmd` from the thread that lives as long as this process, so that the
 /// parent-death signal means the death of the process.
 pub(super) fn from_long_lived_thread(cmd: Cmd) -> io::Result<(Child, bool)> {
-    static SPAWNER: OnceLock<Result<mpsc::Sender<Job>, String>> = OnceLock::new();
     let own_group = cmd.own_group;
     let command = prepare(cmd, Stdio::null);
     let spawner = SPAWNER

@@ -172,3 +172,11 @@ fn sigkill_of_the_parent_kills_the_child() {
         "sleep {grandchild} outlived its killed parent"
     );
 }
+
+#[test]
+fn mounts_are_not_made_private_behind_the_spawner() {
+    let mut child = Cmd::new("true").spawn().unwrap();
+    child.wait(Duration::from_secs(30)).unwrap();
+    let error = enter_private_mounts().unwrap_err();
+    assert!(error.to_string().contains("to be left"), "{error}");
+}
