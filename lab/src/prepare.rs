@@ -175,7 +175,8 @@ fn percent(done: u64, total: u64) -> u64 {
         .min(100)
 }
 
-fn tell_host(progress: &dyn Progress, event: &HostEvent) {
+/// Show what is done to the host.
+pub(crate) fn tell_host(progress: &dyn Progress, event: &HostEvent) {
     let text = match event {
         HostEvent::UpdatingLists => String::from("updating the host's package lists"),
         HostEvent::Installing(packages) => {

@@ -2,19 +2,21 @@
 
 use std::{fs::File, io::Write as _};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use plugpull_lab::{
     bench::{self, Sheet, Stage},
     prepare::{self, Order},
     progress::{self, Progress},
+    rundir::RunDir,
     scenario::{Case, ImageName, Profile, image_names},
     select::{Filter, Selection, Shard},
 };
-use plugpull_vm::{accel::Wish, cache::Home, image::Recipe};
+use plugpull_vm::{accel::Wish, cache::Home, image::Recipe, process::enter_private_mounts};
+use serde::Serialize;
 
 use crate::{
     commands::{Exit, Mistake},
-    options::{Bench, BenchWhat},
+    options::{Bench, BenchFs, BenchWhat},
     test::{self, Run},
 };
 
@@ -31,17 +33,53 @@ pub(crate) fn run(args: &Bench) -> Result<Exit> {
         None => None,
     };
     let progress = progress::on_stderr();
+    if let BenchWhat::Fs(args) = &args.what {
+        let results = measure_fs(&home, args, &*progress)?;
+        return show(&bench::fs::table(&results), &results, json);
+    }
     let sheet = measure(&home, &args.what, &*progress)?;
-    print!("{}", bench::table(&sheet));
+    show(&bench::table(&sheet), &sheet, json)
+}
+
+fn show(table: &str, figures: &impl Serialize, json: Option<File>) -> Result<Exit> {
+    test::say(table)?;
     if let Some(mut file) = json {
-        serde_json::to_writer_pretty(&mut file, &sheet).context("write the JSON")?;
+        serde_json::to_writer_pretty(&mut file, figures).context("write the JSON")?;
         writeln!(file).context("write the JSON")?;
     }
     Ok(Exit::Pass)
 }
 
+/// No guests: programs of the host, in a run's directory that is removed.
+fn measure_fs(home: &Home, args: &BenchFs, progress: &dyn Progress) -> Result<bench::fs::Results> {
+    // First of all: whatever is started from here on sees the mounts.
+    enter_private_mounts()?;
+    test::tidy(home, progress)?;
+    let programs = bench::fs::Programs::find(home, progress)?;
+    let dir = RunDir::create_aside(&home.state)?;
+    let results = bench::fs::fs(
+        &bench::fs::Order {
+            lines: args.lines.as_deref().map(Filter::new),
+            servers: args.servers.as_deref().map(Filter::new),
+            rounds: args.rounds,
+            amount: match args.quick {
+                true => bench::fs::Amount::QUICK,
+                false => bench::fs::Amount::FULL,
+            },
+            walk: args.walk,
+            lower: args.lower.as_deref(),
+            dir: dir.path(),
+            progress,
+        },
+        &programs,
+    );
+    dir.remove()?;
+    results
+}
+
 fn measure(home: &Home, what: &BenchWhat, progress: &dyn Progress) -> Result<Sheet> {
     match what {
+        BenchWhat::Fs(_) => bail!("no guests are needed for this"),
         BenchWhat::Vm { rounds, image } => {
             let images = match image {
                 Some(name) => vec![known(home, name)?],

@@ -201,6 +201,12 @@ pub(crate) enum BenchWhat {
         #[arg(long, value_name = "NAME", default_value = "debian13")]
         image: String,
     },
+    /// plugpull-fs beside native, passthrough_hp, bindfs and the protocol floor
+    ///
+    /// Root; on a new ext4 in memory unless a directory is named. Everything is mounted
+    /// where only the bench sees it. passthrough_hp is built from Debian's packages once;
+    /// bindfs, git and PostgreSQL are installed where they are missing.
+    Fs(BenchFs),
     /// How often each control is caught by nature, over many runs
     Controls {
         /// Only cases whose name contains this; * and ? match as in a shell
@@ -213,6 +219,29 @@ pub(crate) enum BenchWhat {
         #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
         runs: u32,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchFs {
+    /// Only lines whose name contains this; * and ? match as in a shell
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) lines: Option<String>,
+    /// Only servers whose name contains this
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) servers: Option<String>,
+    /// Rounds
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: u32,
+    /// A tenth of everything, to see that it works
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Also walk a tree of so many names and show the memory that it took; 0 for none,
+    /// and the goal is about 1000000
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(..=1_900_000))]
+    pub(crate) walk: u64,
+    /// Measure on this empty directory instead of a new ext4
+    #[arg(long, value_name = "DIR")]
+    pub(crate) lower: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ mod controls;
 mod dd;
 mod disk;
 mod figures;
+pub mod fs;
 mod table;
 mod vm;
 

@@ -118,7 +118,7 @@ impl Unit {
 
 /// Text that fits stays as it is, with its blanks; other text is broken
 /// between words.
-fn push_wrapped(out: &mut String, text: &str, first: &str, next: &str) {
+pub(super) fn push_wrapped(out: &mut String, text: &str, first: &str, next: &str) {
     if first.chars().count() + text.chars().count() <= WIDTH {
         let _ = writeln!(out, "{first}{text}");
         return;
