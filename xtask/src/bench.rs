@@ -59,8 +59,8 @@ fn measure_fs(home: &Home, args: &BenchFs, progress: &dyn Progress) -> Result<be
     let dir = RunDir::create_aside(&home.state)?;
     let results = bench::fs::fs(
         &bench::fs::Order {
-            lines: args.lines.as_deref().map(Filter::new),
-            servers: args.servers.as_deref().map(Filter::new),
+            lines: filters(&args.lines),
+            servers: filters(&args.servers),
             rounds: args.rounds,
             amount: match args.quick {
                 true => bench::fs::Amount::QUICK,
@@ -75,6 +75,10 @@ fn measure_fs(home: &Home, args: &BenchFs, progress: &dyn Progress) -> Result<be
     );
     dir.remove()?;
     results
+}
+
+fn filters(texts: &[String]) -> Vec<Filter> {
+    texts.iter().map(Filter::new).collect()
 }
 
 fn measure(home: &Home, what: &BenchWhat, progress: &dyn Progress) -> Result<Sheet> {

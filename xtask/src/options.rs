@@ -223,12 +223,13 @@ pub(crate) enum BenchWhat {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchFs {
-    /// Only lines whose name contains this; * and ? match as in a shell
-    #[arg(long, value_name = "FILTER")]
-    pub(crate) lines: Option<String>,
-    /// Only servers whose name contains this
-    #[arg(long, value_name = "FILTER")]
-    pub(crate) servers: Option<String>,
+    /// Only lines whose name contains one of these, separated by commas; * and ? match
+    /// as in a shell
+    #[arg(long, value_name = "FILTER", value_delimiter = ',')]
+    pub(crate) lines: Vec<String>,
+    /// Only servers whose name contains one of these
+    #[arg(long, value_name = "FILTER", value_delimiter = ',')]
+    pub(crate) servers: Vec<String>,
     /// Rounds
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,

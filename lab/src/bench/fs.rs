@@ -45,10 +45,10 @@ use crate::{
 
 /// What is asked for.
 pub struct Order<'a> {
-    /// Only lines whose name fits.
-    pub lines: Option<Filter>,
-    /// Only servers whose name fits; the ratios of others are then missing.
-    pub servers: Option<Filter>,
+    /// Only lines whose name fits one of these; all where there is none.
+    pub lines: Vec<Filter>,
+    /// Only servers whose name fits one of these; ratios to the others are then missing.
+    pub servers: Vec<Filter>,
     /// How often.
     pub rounds: u32,
     /// How much of each line.
@@ -71,8 +71,8 @@ pub struct Order<'a> {
 pub fn fs(order: &Order<'_>, programs: &Programs) -> Result<Results> {
     let (mut servers, mut notes) = servers::all(programs)?;
     let mut lines = lines::all();
-    servers.retain(|server| fits(order.servers.as_ref(), &server.name));
-    lines.retain(|line| fits(order.lines.as_ref(), &line.name));
+    servers.retain(|server| fits(&order.servers, &server.name));
+    lines.retain(|line| fits(&order.lines, &line.name));
     ensure!(!servers.is_empty(), "no server fits the filter");
     ensure!(
         !lines.is_empty() || order.walk > 0,
@@ -130,12 +130,13 @@ fn explanations() -> [String; 3] {
     ]
 }
 
-fn fits(filter: Option<&Filter>, name: &str) -> bool {
-    filter.is_none_or(|filter| filter.matches(name))
+fn fits(filters: &[Filter], name: &str) -> bool {
+    filters.is_empty() || filters.iter().any(|filter| filter.matches(name))
 }
 
 fn empty(line: Line, servers: &[Server]) -> LineResult {
-    let of = servers.iter().map(|server| ServerResult {
+    let able = servers.iter().filter(|server| server.can(&line));
+    let of = able.map(|server| ServerResult {
         server: server.name.clone(),
         role: server.role,
         samples: Vec::new(),
@@ -164,15 +165,18 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn round(&self, round: u32, results: &mut Results) -> Result<()> {
-        let count = results.servers.len();
         for (n, line) in results.lines.iter_mut().enumerate() {
             self.order.progress.tell(&Event::Notice {
                 text: format!("round {round} of {}: {}", self.order.rounds, line.line.name),
             });
+            let count = line.of.len();
             for turn in 0..count {
-                // By line as well, so that no two always follow each other at a place.
+                // By line as well, so that nobody is always the first.
                 let turn = (turn + n + round as usize) % count;
-                let server = &results.servers[turn];
+                let name = &line.of[turn].server;
+                let Some(server) = results.servers.iter().find(|s| s.name == *name) else {
+                    continue;
+                };
                 match self.sample(round, &line.line, server) {
                     Ok(sample) => line.of[turn].samples.push(sample),
                     Err(error) => {

@@ -20,6 +20,8 @@ use rustix::{
 };
 use serde::Serialize;
 
+use super::lines::{Line, Work};
+
 /// How a server is to be judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -65,8 +67,8 @@ const END_DEADLINE: Duration = Duration::from_secs(30);
 pub struct Programs {
     /// plugpull-fs.
     pub ours: PathBuf,
-    /// The protocol floor; none when it is not built.
-    pub floor: Option<PathBuf>,
+    /// The protocol floor: an example of plugpull-fuse.
+    pub floor: PathBuf,
     /// libfuse's.
     pub passthrough_hp: PassthroughHp,
     /// bindfs.
@@ -119,14 +121,11 @@ pub fn all(programs: &Programs) -> Result<(Vec<Server>, Vec<String>)> {
         Role::Peer,
         Launch::Program(programs.bindfs.clone(), text(&["-f"])),
     ));
-    match &programs.floor {
-        Some(floor) => servers.push(server(
-            "protocol floor",
-            Role::Floor,
-            Launch::Program(floor.clone(), Vec::new()),
-        )),
-        None => notes.push("left out, for it is not built: the protocol floor".to_owned()),
-    }
+    servers.push(server(
+        "protocol floor",
+        Role::Floor,
+        Launch::Program(programs.floor.clone(), Vec::new()),
+    ));
     Ok((servers, notes))
 }
 
@@ -152,6 +151,11 @@ pub(super) struct Serving {
 }
 
 impl Server {
+    /// Whether it can carry out a line. The floor keeps nothing of what is written.
+    pub(super) fn can(&self, line: &Line) -> bool {
+        self.role != Role::Floor || !matches!(line.work, Work::Checkout | Work::Pgbench)
+    }
+
     /// Mounts `lower` on `mountpoint`; native has `lower` itself for a view.
     ///
     /// # Errors

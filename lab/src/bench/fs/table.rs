@@ -12,6 +12,9 @@ use crate::bench::table::push_wrapped;
 /// Points that miss a goal and are named; the JSON has all.
 const NAMED: usize = 4;
 
+/// Characters of an error; the JSON has all of it.
+const REASON: usize = 120;
+
 /// The results as text.
 pub fn table(results: &Results) -> String {
     let mut out = String::new();
@@ -61,8 +64,13 @@ fn push_line(out: &mut String, line: &LineResult) {
 fn push_server(out: &mut String, line: &LineResult, result: &ServerResult) {
     let Some(rate) = result.rate() else {
         let why = result.errors.first().map_or("not measured", String::as_str);
+        let mut why: String = why.split_whitespace().collect::<Vec<_>>().join(" ");
+        if let Some((n, _)) = why.char_indices().nth(REASON) {
+            why.truncate(n);
+            why.push('…');
+        }
         let text = format!("  {:<24} {why}", result.server);
-        push_wrapped(out, &text.replace('\n', " "), "", "      ");
+        push_wrapped(out, &text, "", "      ");
         return;
     };
     let against = |other: Option<&ServerResult>| {

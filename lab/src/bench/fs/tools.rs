@@ -39,25 +39,32 @@ impl Programs {
         let binary = Activity::Binary {
             name: "plugpull-fs, release".to_owned(),
         };
-        let ours = during(progress, binary, || build(home, "plugpull-fs"))?;
+        let ours = || build(home, &["--package", "plugpull-fs"], "plugpull-fs");
+        let ours = during(progress, binary, ours)?;
+        let binary = Activity::Binary {
+            name: "protocol floor, release".to_owned(),
+        };
+        let floor = ["--package", "plugpull-fuse", "--example", "floor"];
+        let floor = during(progress, binary, || build(home, &floor, "examples/floor"))?;
         Ok(Self {
             ours,
-            floor: None,
+            floor,
             passthrough_hp,
             bindfs: host::program("bindfs").context("no bindfs on this host")?,
         })
     }
 }
 
-fn build(home: &Home, package: &str) -> Result<PathBuf> {
+fn build(home: &Home, what: &[&str], path: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let target = home.root.join("target");
     Cmd::new(cargo)
-        .args(["build", "--locked", "--release", "--package", package])
+        .args(["build", "--locked", "--release"])
+        .args(what)
         .arg("--target-dir")
         .arg(&target)
         .dir(&home.root)
         .run(BUILD_DEADLINE)
-        .with_context(|| format!("build {package}"))?;
-    Ok(target.join("release").join(package))
+        .with_context(|| format!("build {path}"))?;
+    Ok(target.join("release").join(path))
 }
