@@ -108,6 +108,7 @@ pub fn fs(order: &Order<'_>, programs: &Programs) -> Result<Results> {
         results.setting.load.push(load_average()?);
         place.round(round, &mut results)?;
     }
+    work::clean_data(&lower.path)?;
     if order.walk > 0 {
         let (walks, errors) = walk::all(&place, &results.servers)?;
         results.walks = walks;

@@ -42,6 +42,9 @@ pub(super) struct Measured {
 
 /// A directory in the lower one that every line has to itself.
 const SCRATCH: &str = "line";
+/// Files for reading and writing stay from line to line, which saves most of the time
+/// and gives everybody the same blocks.
+const DATA: &str = "data";
 
 /// What the line needs to find.
 ///
@@ -52,6 +55,8 @@ pub(super) fn prepare(line: &Line, amount: &Amount, lower: &Path) -> Result<()> 
     fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
     match line.work {
         Work::Data { .. } | Work::Fsync => {
+            let dir = lower.join(DATA);
+            fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
             (0..line.threads).try_for_each(|n| fill(&data_file(&dir, n), amount.file_bytes))
         }
         Work::Names(work) => {
@@ -73,6 +78,20 @@ pub(super) fn prepare(line: &Line, amount: &Amount, lower: &Path) -> Result<()> 
 pub(super) fn clean(lower: &Path) -> Result<()> {
     let dir = lower.join(SCRATCH);
     fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))
+}
+
+/// Removes what stayed from line to line.
+///
+/// # Errors
+/// When it cannot be removed.
+pub(super) fn clean_data(lower: &Path) -> Result<()> {
+    let dir = lower.join(DATA);
+    match fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Takes the time of what counts, and what the server used meanwhile.
@@ -113,6 +132,7 @@ pub(super) fn measure(
     meter: &mut Meter<'_>,
 ) -> Result<()> {
     let dir = meter.serving.view.join(SCRATCH);
+    let data = meter.serving.view.join(DATA);
     match line.work {
         Work::Data {
             way,
@@ -121,7 +141,7 @@ pub(super) fn measure(
         } => {
             let mut jobs = Vec::new();
             for n in 0..line.threads {
-                let path = data_file(&dir, n);
+                let path = data_file(&data, n);
                 read_through(&path, 1 << 20)?;
                 jobs.push(data_job(
                     way,
@@ -139,7 +159,8 @@ pub(super) fn measure(
             timed(jobs, Some(amount.data), per_op, meter)
         }
         Work::Fsync => {
-            let jobs = (0..line.threads).map(|n| fsync_job(&data_file(&dir, n), amount.file_bytes));
+            let jobs =
+                (0..line.threads).map(|n| fsync_job(&data_file(&data, n), amount.file_bytes));
             timed(jobs.collect::<Result<_>>()?, Some(amount.data), 1.0, meter)
         }
         Work::Names(work) => {
@@ -184,8 +205,12 @@ fn name(n: usize) -> String {
     format!("name-{n:07}")
 }
 
-/// Every byte is written: reading holes would measure nothing.
+/// Every byte is written: reading holes would measure nothing. A file that is there has
+/// its bytes.
 fn fill(path: &Path, bytes: u64) -> Result<()> {
+    if fs::metadata(path).is_ok_and(|about| about.len() == bytes) {
+        return Ok(());
+    }
     let block = vec![0x5a; 1 << 20];
     let write = || {
         let mut file = File::create(path)?;
