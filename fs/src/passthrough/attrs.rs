@@ -11,7 +11,7 @@ use super::Passthrough;
 use crate::attr::{attr_of, statx_of, timespec};
 use crate::caller::without_fsetid_if;
 use crate::mutant::{self, Mutant};
-use crate::{Caller, HandleId, NodeId, Result};
+use crate::{Caller, Errno, HandleId, NodeId, Result};
 
 /// `STATX__RESERVED` (include/uapi/linux/stat.h), which statx(2) refuses.
 const RESERVED_MASK: u32 = 0x8000_0000;
@@ -85,6 +85,10 @@ impl Passthrough {
         change: &SetAttr,
     ) -> Result<Attr> {
         let node = self.nodes.get(node)?;
+        if [change.uid, change.gid].contains(&Some(u32::MAX)) {
+            // No id: to chown(2) it says "leave it", which is not what was asked for.
+            return Err(Errno::INVAL);
+        }
         if change.uid.is_some() || change.gid.is_some() {
             let uid = change.uid.map(Uid::from_raw);
             let gid = change.gid.map(Gid::from_raw);

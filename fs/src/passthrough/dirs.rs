@@ -125,11 +125,12 @@ impl Passthrough {
     }
 
     /// Like [`Passthrough::readdir`], with each name looked up. A name without an
-    /// entry is `.` or `..`, which are never counted. Names that are gone by now or
-    /// lead out of the source are left out.
+    /// entry is `.` or `..`, which are never counted, or one that exists and cannot be
+    /// looked up: it is listed all the same, and who uses it is told why. Names that are
+    /// gone by now are left out.
     ///
     /// # Errors
-    /// Those of getdents64(2); errors of a single lookup leave the name out.
+    /// Those of getdents64(2).
     pub fn readdirplus(
         &self,
         node: NodeId,
@@ -146,8 +147,8 @@ impl Passthrough {
                 Ok(entry) => entry,
                 Err(Errno::NOENT) => return true,
                 Err(error) => {
-                    tracing::debug!(name = ?listed.name, %error, "left out of a listing");
-                    return true;
+                    tracing::debug!(name = ?listed.name, %error, "listed without its attributes");
+                    return take(listed, None);
                 }
             };
             let taken = take(listed, Some(&entry));

@@ -226,6 +226,33 @@ fn write_flags_are_those_of_the_request() {
 }
 
 #[test]
+fn a_name_that_cannot_be_looked_up_is_listed_all_the_same() {
+    // `/proc` is a mount point of the host's root, and so nothing that can be entered.
+    let fs = mounted(Path::new("/"));
+    let handle = fs.opendir(NodeId::ROOT).unwrap();
+    let mut found = None;
+    let list = fs.readdirplus(NodeId::ROOT, handle, 0, |listed, entry| {
+        if listed.name == "proc" {
+            found = Some(entry.is_some());
+        }
+        true
+    });
+    assert_eq!((list, found), (Ok(()), Some(false)));
+}
+
+#[test]
+fn no_id_is_not_an_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = mounted(dir.path());
+    let change = SetAttr {
+        uid: Some(u32::MAX),
+        ..SetAttr::default()
+    };
+    let answer = fs.setattr(Caller::ROOT, NodeId::ROOT, None, &change);
+    assert_eq!(answer.unwrap_err(), Errno::INVAL);
+}
+
+#[test]
 fn a_refused_name_comes_again_and_is_not_counted() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["a", "b", "c"] {
