@@ -1,0 +1,121 @@
+//! What the FUSE protocol or the kernel's client cannot do, in one table.
+//!
+//! A difference between the mount and the plain directory that stands here is counted
+//! and named in the report; any other is a failure. Each line is narrow: the errno, the
+//! call and the direction must fit.
+
+use std::sync::OnceLock;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use crate::op::Op;
+use crate::outcome::{Outcome, Stat, Value, When};
+use crate::tree::Entry;
+
+/// A difference that no server can avoid.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KnownDifference {
+    /// A short name, for the report.
+    pub name: &'static str,
+    /// Why it is so, and who says so.
+    pub reason: &'static str,
+}
+
+/// Every known difference.
+pub const KNOWN: &[KnownDifference] = &[RANGE_MODES, CACHED_ACCESS_TIME, BIRTH_TIME];
+
+const RANGE_MODES: KnownDifference = KnownDifference {
+    name: "fallocate-range-modes",
+    reason: "fuse_file_fallocate (fs/fuse/file.c) answers EOPNOTSUPP to every mode but \
+             KEEP_SIZE, PUNCH_HOLE and ZERO_RANGE before it asks the server",
+};
+
+const CACHED_ACCESS_TIME: KnownDifference = KnownDifference {
+    name: "access-time-of-cached-reads",
+    reason: "a read from the page cache, a cached listing or a cached symlink reaches no \
+             server, and the FUSE client keeps no access times of its own (fs/fuse/inode.c \
+             sets S_NOATIME)",
+};
+
+const BIRTH_TIME: KnownDifference = KnownDifference {
+    name: "birth-time-before-6.6",
+    reason: "FUSE_STATX came with Linux 6.6; before it no reply has room for a birth time",
+};
+
+/// Whether the mount refused a call that the protocol does not carry. The plain
+/// directory is then spared the call, so that both stay the same.
+pub(crate) fn refused(op: &Op, mount: &Outcome) -> Option<&'static KnownDifference> {
+    let carried =
+        FallocateFlags::KEEP_SIZE | FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE;
+    match (op, mount) {
+        (Op::Allocate { mode, .. }, Err(Errno::OPNOTSUPP)) if mode & !carried.bits() != 0 => {
+            Some(&RANGE_MODES)
+        }
+        _ => None,
+    }
+}
+
+/// The mount's outcome with known differences taken out, and those differences.
+pub(crate) fn tolerate(
+    mount: &Outcome,
+    plain: &Outcome,
+) -> (Outcome, Vec<&'static KnownDifference>) {
+    match (mount, plain) {
+        (Ok(Value::Stat(mount)), Ok(Value::Stat(plain))) => {
+            let mut stat = mount.clone();
+            let known = tolerate_stat(&mut stat, plain);
+            (Ok(Value::Stat(stat)), known)
+        }
+        _ => (mount.clone(), Vec::new()),
+    }
+}
+
+/// Takes birth times out of the comparison.
+pub(crate) fn forget_birth(mount: &mut Outcome, plain: &Outcome) {
+    if let (Ok(Value::Stat(mount)), Ok(Value::Stat(plain))) = (mount, plain) {
+        mount.birth = plain.birth;
+    }
+}
+
+/// The same for an entry of a tree.
+pub(crate) fn tolerate_entry(
+    mount: &Entry,
+    plain: &Entry,
+) -> (Entry, Vec<&'static KnownDifference>) {
+    let mut entry = mount.clone();
+    let known = tolerate_stat(entry.stat_mut(), plain.stat());
+    entry.settle_blocks(plain);
+    (entry, known)
+}
+
+fn tolerate_stat(mount: &mut Stat, plain: &Stat) -> Vec<&'static KnownDifference> {
+    let mut known = Vec::new();
+    if mount.birth.is_none() && plain.birth.is_some() && kernel() < (6, 6) {
+        mount.birth = plain.birth;
+        known.push(&BIRTH_TIME);
+    }
+    // Only older than it should be: a time of access never comes from nowhere.
+    if mount.access != plain.access && plain.access == When::Now {
+        mount.access = When::Now;
+        known.push(&CACHED_ACCESS_TIME);
+    }
+    known
+}
+
+/// The running kernel's first two numbers.
+pub(crate) fn kernel() -> (u32, u32) {
+    static KERNEL: OnceLock<(u32, u32)> = OnceLock::new();
+    *KERNEL.get_or_init(|| {
+        let name = rustix::system::uname();
+        let release = name.release().to_string_lossy().into_owned();
+        let mut numbers = release.split(|char: char| !char.is_ascii_digit());
+        let mut next = || {
+            numbers
+                .next()
+                .and_then(|number| number.parse().ok())
+                .unwrap_or(0)
+        };
+        (next(), next())
+    })
+}

@@ -1,0 +1,198 @@
+//! Whole directory trees as values: what two filesystems must agree on in the end.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, CWD, SeekFrom, StatxFlags, lgetxattr, llistxattr, seek, statx};
+
+use crate::known::{self, KnownDifference};
+use crate::outcome::{Stat, hash};
+
+/// Everything about one name that does not differ by right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    stat: Stat,
+    /// 512-byte blocks, for regular files.
+    blocks: u64,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Hash of the target of a symlink, or of the contents of a file.
+    contents: u64,
+    /// The first name of the same inode.
+    same_as: PathBuf,
+    /// Whether it lies on the device of the tree's root.
+    same_device: bool,
+}
+
+/// A tree, by path below its root.
+pub(crate) type Tree = BTreeMap<PathBuf, Entry>;
+
+/// Reads the tree below `root`, all of it.
+///
+/// # Errors
+/// If anything in it cannot be read.
+pub(crate) fn read(root: &Path) -> Result<Tree> {
+    let mut reader = Reader {
+        root,
+        tree: Tree::new(),
+        first_names: BTreeMap::new(),
+    };
+    let device = fs::metadata(root)
+        .with_context(|| format!("{}", root.display()))?
+        .dev();
+    reader.walk(Path::new(""), device)?;
+    Ok(reader.tree)
+}
+
+struct Reader<'a> {
+    root: &'a Path,
+    tree: Tree,
+    first_names: BTreeMap<u64, PathBuf>,
+}
+
+impl Reader<'_> {
+    fn walk(&mut self, below: &Path, device: u64) -> Result<()> {
+        let path = self.root.join(below);
+        let directory = fs::read_dir(&path).with_context(|| format!("list {}", path.display()))?;
+        let names: std::io::Result<Vec<_>> = directory
+            .map(|entry| entry.map(|entry| entry.file_name()))
+            .collect();
+        let mut names = names.with_context(|| format!("list {}", path.display()))?;
+        names.sort();
+        for name in names {
+            let below = below.join(name);
+            let path = self.root.join(&below);
+            let entry = self.entry(&path, &below, device);
+            let entry = entry.with_context(|| format!("look at {}", path.display()))?;
+            let is_directory = fs::symlink_metadata(&path)?.is_dir();
+            self.tree.insert(below.clone(), entry);
+            if is_directory {
+                self.walk(&below, device)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, path: &Path, below: &Path, device: u64) -> Result<Entry> {
+        // Before anything is read, which would change the time of access.
+        let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        let stat = Stat::of(&statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, mask)?);
+        let metadata = fs::symlink_metadata(path)?;
+        let contents = if metadata.is_file() {
+            let file = File::open(path)?;
+            contents(&file, metadata.len())?
+        } else if metadata.is_symlink() {
+            hash(fs::read_link(path)?.as_os_str().as_bytes())
+        } else {
+            u64::from(metadata.file_type().is_fifo())
+        };
+        let first = self
+            .first_names
+            .entry(metadata.ino())
+            .or_insert_with(|| below.to_owned());
+        Ok(Entry {
+            stat,
+            blocks: if metadata.is_file() {
+                metadata.blocks()
+            } else {
+                0
+            },
+            xattrs: xattrs(path)?,
+            contents,
+            same_as: first.clone(),
+            same_device: metadata.dev() == device,
+        })
+    }
+}
+
+fn xattrs(path: &Path) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let mut list = vec![0; 65536];
+    let count = llistxattr(path, &mut list[..])?;
+    let mut xattrs = BTreeMap::new();
+    for name in list[..count]
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+    {
+        let mut value = vec![0; 65536];
+        let count = lgetxattr(path, name, &mut value[..])?;
+        value.truncate(count);
+        xattrs.insert(name.to_vec(), value);
+    }
+    Ok(xattrs)
+}
+
+/// A hash of the blocks that are not all zeros and their places: a hole and zeros are
+/// the same contents. Holes are skipped, so a file of gigabytes costs what it holds.
+fn contents(file: &File, size: u64) -> Result<u64> {
+    const BLOCK: usize = 64 << 10;
+    let (mut sum, mut at, mut block) = (0u64, 0, vec![0; BLOCK]);
+    while at < size {
+        at = match seek(file, SeekFrom::Data(at)) {
+            Ok(data) => data / BLOCK as u64 * BLOCK as u64,
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(error) => return Err(error).context("lseek SEEK_DATA"),
+        };
+        let end = usize::try_from(size.saturating_sub(at))
+            .unwrap_or(BLOCK)
+            .min(BLOCK);
+        file.read_exact_at(&mut block[..end], at)
+            .with_context(|| format!("read {end} bytes at {at}"))?;
+        for (index, piece) in block[..end].chunks(4096).enumerate() {
+            let place = at + (index * 4096) as u64;
+            if piece.iter().any(|byte| *byte != 0) {
+                sum = sum.wrapping_mul(31) ^ hash(piece) ^ place;
+            }
+        }
+        at += BLOCK as u64;
+    }
+    Ok(sum)
+}
+
+/// The first difference between two trees, as a sentence; known ones are counted.
+///
+/// # Errors
+/// That difference.
+pub(crate) fn compare(
+    mount: &Tree,
+    plain: &Tree,
+    mut known: impl FnMut(&'static KnownDifference),
+) -> Result<(), String> {
+    for (path, expected) in plain {
+        let Some(found) = mount.get(path) else {
+            return Err(format!("{} is missing", path.display()));
+        };
+        let (found, differences) = known::tolerate_entry(found, expected);
+        differences.into_iter().for_each(&mut known);
+        if found != *expected {
+            let path = path.display();
+            return Err(format!(
+                "{path} is\n    {found:?}\n  should be\n    {expected:?}"
+            ));
+        }
+    }
+    match mount.keys().find(|path| !plain.contains_key(*path)) {
+        Some(path) => Err(format!("{} should not be there", path.display())),
+        None => Ok(()),
+    }
+}
+
+impl Entry {
+    pub(crate) fn stat_mut(&mut self) -> &mut Stat {
+        &mut self.stat
+    }
+
+    pub(crate) fn stat(&self) -> &Stat {
+        &self.stat
+    }
+
+    /// Blocks may differ by those of the extent tree, which depend on how writes were
+    /// split: within that, they are taken to be equal.
+    pub(crate) fn settle_blocks(&mut self, other: &Entry) {
+        if self.blocks.abs_diff(other.blocks) <= 64 {
+            self.blocks = other.blocks;
+        }
+    }
+}
