@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{differential, known};
+use crate::{check, differential, fsx, known};
 
 /// Tests any mounted filesystem against a plain directory.
 #[derive(Debug, Parser)]
@@ -21,6 +21,10 @@ pub struct Cli {
 enum Command {
     /// Random sequences of calls on both; every answer must be equal
     Differential(differential::Options),
+    /// Named deterministic checks, each on both
+    Check(check::Options),
+    /// Run the fsx program on one file of the mount
+    Fsx(fsx::Options),
     /// Print the differences that no FUSE server can avoid, with reasons
     Known,
 }
@@ -62,6 +66,23 @@ fn run(cli: Cli) -> Result<bool> {
             }
             Ok(report.failure.is_none())
         }
+        Command::Check(options) if options.list => {
+            for check in check::all() {
+                println!("{}: {}", check.name, check.statement);
+            }
+            Ok(true)
+        }
+        Command::Check(options) => {
+            let verdicts = check::run(&options)?;
+            for verdict in &verdicts {
+                match &verdict.failure {
+                    None => println!("pass {}", verdict.name),
+                    Some(failure) => println!("FAIL {}: {failure}", verdict.name),
+                }
+            }
+            Ok(verdicts.iter().all(|verdict| verdict.failure.is_none()))
+        }
+        Command::Fsx(options) => fsx::run(&options),
         Command::Known => {
             for known in known::KNOWN {
                 println!("{}: {}", known.name, known.reason);

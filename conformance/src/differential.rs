@@ -228,7 +228,8 @@ impl Case<'_, '_> {
         let root = side.join(&self.name).join(DEPTH);
         fs::create_dir_all(&root).with_context(|| format!("make {}", root.display()))?;
         fs::set_permissions(&root, fs::Permissions::from_mode(0o777))?;
-        Ok(root)
+        // Absolute, to be told apart from what getcwd(2) says.
+        Ok(fs::canonicalize(root)?)
     }
 
     fn calls(&self, mount: &Side, plain: &Side, steps: &[Step]) -> Result<Option<String>> {

@@ -12,8 +12,10 @@
 //!
 //! What FUSE itself cannot do is in one table, [`known`], each line with its reason.
 
+pub mod check;
 pub mod cli;
 pub mod differential;
+pub mod fsx;
 pub mod known;
 mod op;
 mod outcome;

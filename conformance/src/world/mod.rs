@@ -1,6 +1,9 @@
 //! One side: a directory, open descriptors, mappings and an identity, to which calls are
 //! applied. Both sides run this same code; only the directory differs.
 
+pub(crate) use attrs::acl_value;
+pub(crate) use files::data;
+
 mod attrs;
 mod files;
 mod names;

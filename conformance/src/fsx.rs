@@ -1,0 +1,126 @@
+//! The fsx program (crate `fsx`, <https://crates.io/crates/fsx>): random reads, writes,
+//! mappings, truncations and copies of one file, each checked against memory.
+//!
+//! The crate is a program without a library and its licence is not among those of this
+//! workspace, so it is run and never linked: `cargo install fsx --version 0.3.2 --locked`
+//! (for guests with `--target x86_64-unknown-linux-gnu` and `+crt-static`). What is here
+//! chooses the operations, since fsx by itself leaves out half of them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// What to run.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// The file to work on, in the mount under test; it is made
+    #[arg(long, value_name = "PATH")]
+    pub file: PathBuf,
+    /// Operations
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    pub ops: u64,
+    /// What everything random follows from
+    #[arg(long, value_name = "S")]
+    pub seed: u64,
+    /// Read and write through mappings too
+    #[arg(long)]
+    pub mmap: bool,
+    /// The largest size of the file in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20)]
+    pub size: u32,
+    /// Where the log and the two versions of the file go when it fails [default: TMPDIR]
+    #[arg(long, value_name = "DIR")]
+    pub artifacts: Option<PathBuf>,
+    /// The program
+    #[arg(long, value_name = "PATH", env = "PLUGPULL_FSX", default_value = "fsx")]
+    pub program: PathBuf,
+    /// Give up after so many seconds
+    #[arg(long, value_name = "T", default_value_t = 3600)]
+    pub deadline_seconds: u64,
+    /// Corrupt the data at this operation, which fsx must notice
+    #[arg(long, value_name = "N", hide = true)]
+    pub inject: Option<u64>,
+}
+
+/// fsx's configuration file: every operation that Linux has.
+fn configuration(options: &Options) -> String {
+    let mapped = if options.mmap { 10 } else { 0 };
+    format!(
+        "flen = {size}\n\
+         [opsize]\nmax = {largest}\n\
+         [weights]\nread = 10\nwrite = 10\nmapread = {mapped}\nmapwrite = {mapped}\n\
+         truncate = 5\nclose_open = 1\ninvalidate = {invalidate}\nfsync = 0.1\n\
+         fdatasync = 0.1\nposix_fallocate = 1\npunch_hole = 2\nsendfile = 2\n\
+         posix_fadvise = 1\ncopy_file_range = 2\n",
+        size = options.size,
+        largest = (options.size / 4).max(1),
+        invalidate = if options.mmap { 1 } else { 0 },
+    )
+}
+
+/// Runs fsx to its end; whether it found nothing wrong.
+///
+/// # Errors
+/// If it is not installed, cannot use the file or does not end in time.
+pub fn run(options: &Options) -> Result<bool> {
+    let artifacts = options.artifacts.clone().unwrap_or_else(std::env::temp_dir);
+    let name = format!("fsx-{}.toml", std::process::id());
+    let configuration_file = artifacts.join(name);
+    std::fs::write(&configuration_file, configuration(options))
+        .with_context(|| format!("write {}", configuration_file.display()))?;
+    let outcome = fsx(options, &configuration_file, &artifacts);
+    std::fs::remove_file(&configuration_file)?;
+    outcome
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place of this crate that starts a program, with a deadline"
+)]
+fn fsx(options: &Options, configuration: &Path, artifacts: &Path) -> Result<bool> {
+    let mut command = Command::new(&options.program);
+    command.arg("-N").arg(options.ops.to_string());
+    command.arg("-S").arg(options.seed.to_string());
+    command
+        .arg("-f")
+        .arg(configuration)
+        .arg("-P")
+        .arg(artifacts);
+    if let Some(operation) = options.inject {
+        command.arg("--inject").arg(operation.to_string());
+    }
+    command.arg(&options.file).stdin(Stdio::null());
+    println!("fsx: {command:?}");
+    let mut child = command.spawn().with_context(|| {
+        format!(
+            "start {}: install it by `cargo install fsx --version 0.3.2 --locked`, or name it \
+             by --program or PLUGPULL_FSX",
+            options.program.display()
+        )
+    })?;
+    let process = rustix::process::Pid::from_child(&child);
+    let ended = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty())?;
+    let (start, deadline) = (
+        Instant::now(),
+        Duration::from_secs(options.deadline_seconds),
+    );
+    let mut waited = [rustix::event::PollFd::new(
+        &ended,
+        rustix::event::PollFlags::IN,
+    )];
+    let limit = rustix::event::Timespec::try_from(deadline)?;
+    if rustix::event::poll(&mut waited, Some(&limit))? == 0 {
+        child.kill()?;
+        child.wait()?;
+        bail!("{command:?} did not end in {deadline:?}");
+    }
+    let status = child.wait()?;
+    println!(
+        "fsx: {} operations in {:.1?}: {status}",
+        options.ops,
+        start.elapsed()
+    );
+    Ok(status.success())
+}
