@@ -57,7 +57,7 @@ pub struct Options {
     pub plant: Option<Plant>,
     /// Leave out calls that contain this text in the script; `birth` leaves out birth
     /// times
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub without: Vec<String>,
 }
 

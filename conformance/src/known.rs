@@ -23,7 +23,8 @@ pub struct KnownDifference {
 }
 
 /// Every known difference.
-pub const KNOWN: &[KnownDifference] = &[RANGE_MODES, CACHED_ACCESS_TIME, BIRTH_TIME];
+pub const KNOWN: &[KnownDifference] =
+    &[RANGE_MODES, CACHED_ACCESS_TIME, BIRTH_TIME, UNWRITTEN_DATA];
 
 const RANGE_MODES: KnownDifference = KnownDifference {
     name: "fallocate-range-modes",
@@ -41,6 +42,13 @@ const CACHED_ACCESS_TIME: KnownDifference = KnownDifference {
 const BIRTH_TIME: KnownDifference = KnownDifference {
     name: "birth-time-before-6.6",
     reason: "FUSE_STATX came with Linux 6.6; before it no reply has room for a birth time",
+};
+
+const UNWRITTEN_DATA: KnownDifference = KnownDifference {
+    name: "seek-data-of-unwritten-data",
+    reason: "fuse_lseek (fs/fuse/file.c) asks the server without writing back first, so that \
+             data in the writeback cache or a mapping still counts as a hole; sequences \
+             call fdatasync(2) before SEEK_DATA and SEEK_HOLE",
 };
 
 /// Whether the mount refused a call that the protocol does not carry. The plain

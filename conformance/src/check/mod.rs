@@ -150,6 +150,8 @@ fn observe(check: &Check, side: &Path) -> Result<Observation> {
         let ready = private_directory_and_umask().context("unshare");
         let end = ready.and_then(|()| run(&scene));
         let end = end.map_err(|error| format!("{error:#}"));
+        // The mount stays busy while a thread that has ended is being cleared away.
+        let _left = rustix::process::chdir("/");
         // Nobody waits any more when the deadline has passed.
         let _late = send.send(Observation {
             entries: scene.into_entries(),

@@ -252,6 +252,10 @@ impl World {
             // those that it was given.
             return Err(Errno::ISDIR);
         }
+        if matches!(whence, Whence::Data | Whence::Hole) {
+            // See `known::UNWRITTEN_DATA`; without the right to, there is nothing unwritten.
+            let _written = fdatasync(file);
+        }
         let unsigned = offset.cast_unsigned();
         let position = match whence {
             Whence::Set => SeekFrom::Start(unsigned),

@@ -160,6 +160,14 @@ impl World {
     }
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        // A thread counts as ended before the kernel has let go of its working
+        // directory, and until then the mount is busy.
+        let _left = chdir("/");
+    }
+}
+
 /// Changes the calling thread's user and groups. The saved user stays root, which
 /// permits the way back.
 ///

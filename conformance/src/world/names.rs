@@ -42,8 +42,8 @@ impl World {
                     NodeKind::Fifo => (FileType::Fifo, 0),
                     NodeKind::Socket => (FileType::Socket, 0),
                     NodeKind::Null => (FileType::CharacterDevice, makedev(1, 3)),
-                    // The numbers are as large as the protocol's 32 bits allow.
-                    NodeKind::NoBlock => (FileType::BlockDevice, makedev(4095, 1_048_575)),
+                    // The numbers are as large as every filesystem takes them.
+                    NodeKind::NoBlock => (FileType::BlockDevice, makedev(511, 262_143)),
                 };
                 mknodat(base, name, kind, Mode::from_raw_mode(mode.0), device)?;
                 DONE

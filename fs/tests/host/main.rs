@@ -5,6 +5,7 @@
 //! fail them.
 
 mod command;
+mod conformance;
 mod directories;
 mod errors;
 mod files;

@@ -1,0 +1,328 @@
+//! The conformance suite on real mounts: random calls, named checks and fsx, in every
+//! I/O mode, and on every lower filesystem that this host can make.
+//!
+//! The suite runs inside this process, by its command line: a test can build no other
+//! package's binary, and everything it does goes through paths all the same.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use plugpull_conformance::{check, differential};
+use rustix::mount::{UnmountFlags, unmount};
+
+use crate::harness::{Sandbox, Server, open_to_all, run, run_ok};
+
+/// Every I/O mode; `auto` is one of them, chosen at start.
+const MODES: &[&str] = &["cached", "direct", "writeback", "passthrough"];
+
+/// Sequences per mode: a few seconds. The nightly run takes more by the command.
+const SEQUENCES: u64 = 60;
+
+/// An operation of fsx under [`SEED`] whose loss shows: a write.
+const INJECTED: u64 = 3;
+
+/// Every sequence follows from this.
+const SEED: u64 = 1;
+
+/// A check that fails, and why. A fix must take its line out: a check that passes
+/// against this table fails the run.
+struct Expected {
+    /// In which mode, or in all.
+    mode: Option<&'static str>,
+    check: &'static str,
+    /// A part of the message, so that it does not fail for another reason.
+    message: &'static str,
+    #[expect(dead_code, reason = "it is for the reader")]
+    reason: &'static str,
+}
+
+/// Defects: each line waits for its fix.
+const DEFECTS: &[Expected] = &[
+    Expected {
+        mode: None,
+        check: "set-id-cleared-by-write",
+        message: "2646 after write",
+        reason: "without group execution set-group-ID falls too, unless the writer is in \
+                 the group (setattr_should_drop_sgid, since 6.2)",
+    },
+    Expected {
+        mode: None,
+        check: "set-id-cleared-by-chown",
+        message: "2646 after chgrp",
+        reason: "the same rule for a change of group by the owner",
+    },
+    Expected {
+        mode: None,
+        check: "xattrs",
+        message: "size: the mount says Ok(0)",
+        reason: "getxattr(2) with no room answers 0 instead of the size",
+    },
+    Expected {
+        mode: None,
+        check: "inode-flags",
+        message: "append: the mount says Err",
+        reason: "an append-only file cannot be opened without O_APPEND below",
+    },
+    Expected {
+        mode: Some("passthrough"),
+        check: "append-by-setfl",
+        message: "cleared: ",
+        reason: "the descriptor that the kernel writes through keeps O_APPEND",
+    },
+];
+
+/// What the kernel's client does in one mode, and no server can change.
+const LIMITS: &[Expected] = &[
+    Expected {
+        mode: Some("writeback"),
+        check: "largest-file",
+        message: "write at the limit: the mount says Ok(1)",
+        reason: "the page cache takes the write; the filesystem below refuses it later, \
+                 and fsync(2) says so",
+    },
+    Expected {
+        mode: Some("writeback"),
+        check: "times-before-1970",
+        message: "-2147483648: the mount says",
+        reason: "the client keeps times of its own and knows no limits but its own",
+    },
+    Expected {
+        mode: Some("writeback"),
+        check: "times-after-2106",
+        message: "20000000000: the mount says",
+        reason: "the same at the other end",
+    },
+];
+
+/// What sequences leave out because of [`DEFECTS`] and [`LIMITS`], as text of the script.
+fn left_out(mode: &str) -> Vec<String> {
+    let mut texts = vec!["0o2644", "append: true", "room: 0 "];
+    match mode {
+        "writeback" => texts.extend(["20000000000", "-3000000000", "-2147483648"]),
+        "passthrough" => texts.extend(["0o2755", "0o6777", "0o4755"]),
+        _ => {}
+    }
+    texts.into_iter().map(String::from).collect()
+}
+
+fn serve(source: &Path, mountpoint: &Path, mode: &str) -> Server {
+    // As the plain directory: device nodes work, and so do set-id programs.
+    Server::start(source, mountpoint, &["--io", mode, "-o", "dev,suid"])
+}
+
+fn compare(source: &Path, mount: &Path, plain: &Path, mode: &str, cases: u64) {
+    let server = serve(source, mount, mode);
+    let options = differential::Options {
+        mount: mount.to_owned(),
+        plain: plain.to_owned(),
+        source: Some(source.to_owned()),
+        ops: 60,
+        cases,
+        seed: Some(SEED),
+        seconds: None,
+        shrink_seconds: 20,
+        plant: None,
+        without: left_out(mode),
+    };
+    let report = differential::run(&options).expect("the mount stands");
+    if let Some(failure) = report.failure {
+        panic!("--io {mode}: {failure}");
+    }
+    assert!(report.calls > cases * 10, "{} calls", report.calls);
+    server.unmount();
+}
+
+fn check(source: &Path, mount: &Path, plain: &Path, mode: &str, except: &[&str]) {
+    let server = serve(source, mount, mode);
+    let options = check::Options {
+        mount: Some(mount.to_owned()),
+        plain: Some(plain.to_owned()),
+        list: false,
+        except: except.iter().map(ToString::to_string).collect(),
+        names: Vec::new(),
+    };
+    let verdicts = check::run(&options).expect("the mount stands");
+    let mut wrong = Vec::new();
+    for verdict in verdicts {
+        let expected: Vec<_> = DEFECTS
+            .iter()
+            .chain(LIMITS)
+            .filter(|line| line.check == verdict.name && line.mode.is_none_or(|of| of == mode))
+            .collect();
+        let (name, failure) = (verdict.name, verdict.failure.as_deref());
+        match (failure, expected.as_slice()) {
+            (None, []) => {}
+            (None, [_, ..]) => wrong.push(format!("{name} passes: take it out of the table")),
+            (Some(failure), lines) => {
+                if !lines.iter().any(|line| failure.contains(line.message)) {
+                    wrong.push(format!("{name}: {failure}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "--io {mode}: {wrong:#?}");
+    server.unmount();
+}
+
+/// A hundred thousand names cost half a minute and have nothing to do with I/O modes.
+const ONCE: &[&str] = &["huge-directory"];
+
+macro_rules! in_every_mode {
+    ($($mode:ident),*) => {
+        mod sequences {
+            $(#[test]
+            fn $mode() {
+                let sandbox = super::Sandbox::new();
+                let (source, mount) = (sandbox.source(), sandbox.mountpoint());
+                let mode = stringify!($mode);
+                super::compare(&source, &mount, &sandbox.native(), mode, super::SEQUENCES);
+            })*
+        }
+        mod checks {
+            $(#[test]
+            fn $mode() {
+                let sandbox = super::Sandbox::new();
+                let (source, mount) = (sandbox.source(), sandbox.mountpoint());
+                let mode = stringify!($mode);
+                let except = if mode == "cached" { &[][..] } else { super::ONCE };
+                super::check(&source, &mount, &sandbox.native(), mode, except);
+            })*
+        }
+        #[test]
+        fn every_mode_is_tested() {
+            assert_eq!(MODES, [$(stringify!($mode)),*]);
+            let help = run_ok("plugpull-fs", &[crate::harness::SERVER, "--help"]);
+            for mode in MODES {
+                assert!(help.contains(&format!("{mode}: ")), "{mode} is not in {help}");
+            }
+        }
+    };
+}
+
+in_every_mode!(cached, direct, writeback, passthrough);
+
+/// A filesystem in a file, mounted in the test's own namespace.
+struct Lower {
+    root: PathBuf,
+}
+
+impl Lower {
+    fn new(sandbox: &Sandbox, kind: &str, mkfs: &[&str]) -> Option<Self> {
+        let (image, root) = (sandbox.path("image"), sandbox.path("lower"));
+        if !Path::new("/usr/sbin").join(mkfs[0]).exists() {
+            eprintln!(
+                "{} is missing: {kind} is not tested below the mount",
+                mkfs[0]
+            );
+            return None;
+        }
+        fs::File::create(&image).unwrap().set_len(1 << 30).unwrap();
+        fs::create_dir(&root).unwrap();
+        let (image, at) = (image.to_str().unwrap(), root.to_str().unwrap());
+        run_ok(mkfs[0], &[mkfs, &[image]].concat());
+        run_ok("mount", &["mount", "-t", kind, "-o", "loop", image, at]);
+        for name in ["source", "native"] {
+            fs::create_dir(root.join(name)).unwrap();
+            open_to_all(&root.join(name));
+        }
+        open_to_all(&root);
+        Some(Lower { root })
+    }
+}
+
+impl Drop for Lower {
+    fn drop(&mut self) {
+        // The loop device goes with its last user.
+        let _gone = unmount(&self.root, UnmountFlags::DETACH);
+    }
+}
+
+fn on_lower(kind: &str, mkfs: &[&str]) {
+    let sandbox = Sandbox::new();
+    let Some(lower) = Lower::new(&sandbox, kind, mkfs) else {
+        return;
+    };
+    let (source, native) = (lower.root.join("source"), lower.root.join("native"));
+    for mode in MODES {
+        compare(&source, &sandbox.mountpoint(), &native, mode, SEQUENCES / 6);
+    }
+    check(&source, &sandbox.mountpoint(), &native, "cached", ONCE);
+}
+
+#[test]
+fn over_ext4() {
+    on_lower("ext4", &["mkfs.ext4", "-q"]);
+}
+
+#[test]
+fn over_xfs() {
+    on_lower("xfs", &["mkfs.xfs", "-q"]);
+}
+
+#[test]
+fn over_btrfs() {
+    on_lower("btrfs", &["mkfs.btrfs", "-q"]);
+}
+
+/// Where fsx is installed, or `None` with a word about it: it comes by
+/// `cargo install`, which a test does not do.
+fn fsx() -> Option<PathBuf> {
+    let named = std::env::var_os("PLUGPULL_FSX").map(PathBuf::from);
+    let program = named.unwrap_or_else(|| "fsx".into());
+    let found = run(
+        "fsx",
+        &[
+            "sh",
+            "-c",
+            &format!("command -v '{}' || true", program.display()),
+        ],
+    );
+    if found.stdout.is_empty() {
+        eprintln!("fsx is missing: cargo install fsx --version 0.3.2 --locked");
+        return None;
+    }
+    Some(program)
+}
+
+fn run_fsx(mode: &str, ops: u64, inject: Option<u64>) -> Option<bool> {
+    let program = fsx()?;
+    let sandbox = Sandbox::new();
+    let server = serve(&sandbox.source(), &sandbox.mountpoint(), mode);
+    let options = plugpull_conformance::fsx::Options {
+        file: sandbox.mountpoint().join("fsx"),
+        ops,
+        seed: SEED,
+        mmap: true,
+        size: 1 << 20,
+        artifacts: Some(sandbox.native()),
+        program,
+        deadline_seconds: 120,
+        inject,
+    };
+    let passed = plugpull_conformance::fsx::run(&options).expect("fsx runs");
+    if !passed && inject.is_none() {
+        let kept = sandbox.native();
+        eprintln!("fsx failed, its log and files are in {}", kept.display());
+    }
+    server.unmount();
+    Some(passed)
+}
+
+#[test]
+fn fsx_finds_nothing_wrong() {
+    for mode in MODES {
+        if let Some(passed) = run_fsx(mode, 8_000, None) {
+            assert!(passed, "--io {mode}");
+        }
+    }
+}
+
+#[test]
+fn fsx_notices_a_corrupted_write() {
+    if let Some(passed) = run_fsx("cached", 2_000, Some(INJECTED)) {
+        assert!(
+            !passed,
+            "fsx did not see the fault that it was told to inject"
+        );
+    }
+}
