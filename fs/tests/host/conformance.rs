@@ -326,3 +326,30 @@ fn fsx_notices_a_corrupted_write() {
         );
     }
 }
+
+/// The sequences see what is wrong behind the protocol too, not only planted faults.
+#[cfg(feature = "mutants")]
+#[test]
+fn mutants_are_caught_by_sequences() {
+    for mutant in ["rename-flags-ignored", "setattr-truncates-wrong-handle"] {
+        let sandbox = Sandbox::new();
+        let (source, mount) = (sandbox.source(), sandbox.mountpoint());
+        let arguments = ["--io", "direct", "-o", "dev,suid", "--mutant", mutant];
+        let server = Server::start(&source, &mount, &arguments);
+        let options = differential::Options {
+            mount,
+            plain: sandbox.native(),
+            source: None,
+            ops: 60,
+            cases: 200,
+            seed: Some(SEED),
+            seconds: None,
+            shrink_seconds: 0,
+            plant: None,
+            without: left_out("direct"),
+        };
+        let report = differential::run(&options).expect("the mount stands");
+        assert!(report.failure.is_some(), "{mutant} was not caught");
+        server.unmount();
+    }
+}
