@@ -44,11 +44,13 @@ pub struct Options {
     pub inject: Option<u64>,
 }
 
-/// fsx's configuration file: every operation that Linux has.
+/// fsx's configuration file: every operation that Linux has. Stores are not followed by
+/// msync(2): mappings must be coherent without, and a million flushes take an hour.
 fn configuration(options: &Options) -> String {
     let mapped = if options.mmap { 10 } else { 0 };
     format!(
         "flen = {size}\n\
+         nomsyncafterwrite = true\n\
          [opsize]\nmax = {largest}\n\
          [weights]\nread = 10\nwrite = 10\nmapread = {mapped}\nmapwrite = {mapped}\n\
          truncate = 5\nclose_open = 1\ninvalidate = {invalidate}\nfsync = 0.1\n\
