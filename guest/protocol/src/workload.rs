@@ -5,7 +5,9 @@
 //! agree on it without sending it.
 
 pub mod plan;
+mod programs;
 
+pub use programs::{Act, Program, ProgramRun, Step};
 use serde::{Deserialize, Serialize};
 
 use crate::Exited;
@@ -174,6 +176,17 @@ pub enum WorkloadRequest {
         /// As written.
         seed: u64,
     },
+    /// One act of real programs that keep their files in a directory.
+    Program {
+        /// Their directory.
+        dir: String,
+        /// Which programs.
+        program: Program,
+        /// What is done.
+        act: Act,
+        /// For each program that is started.
+        timeout_ms: u64,
+    },
 }
 
 /// What a workload or checker saw.
@@ -217,6 +230,8 @@ pub enum Observation {
         /// What each page holds, by number.
         pages: Vec<Page>,
     },
+    /// An act of real programs came to its end.
+    Program(Box<ProgramRun>),
 }
 
 /// A file, directory or other entry of a tree.

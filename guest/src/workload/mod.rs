@@ -7,10 +7,12 @@
 
 mod page;
 mod postgres;
+mod programs;
 mod tree;
 mod writers;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use plugpull_protocol::{Observation, Promise, WorkloadRequest};
 
@@ -62,6 +64,15 @@ pub(crate) fn run(request: WorkloadRequest, env: &Env) -> anyhow::Result<Observa
             pages,
             seed,
         } => page::check(Path::new(&dir), writes, pages, seed),
+        WorkloadRequest::Program {
+            dir,
+            program,
+            act,
+            timeout_ms,
+        } => {
+            let timeout = Duration::from_millis(timeout_ms);
+            programs::run(Path::new(&dir), program, act, timeout, &env.run_dir)
+        }
         of_postgres => postgres::run(of_postgres, env),
     }
 }

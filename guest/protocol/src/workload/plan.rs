@@ -3,6 +3,13 @@
 //! The guest writes by these and the host judges by them. They are plain
 //! integer arithmetic: the same on every machine and in every build.
 
+mod archive;
+mod database;
+mod repository;
+
+pub use archive::{Archive, Member, MemberKind};
+pub use database::{Database, JOURNAL_MODES};
+pub use repository::{Change, Repository};
 use serde::{Deserialize, Serialize};
 
 /// Mix numbers into one (SplitMix64's finaliser over a running sum); good
