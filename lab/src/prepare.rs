@@ -398,7 +398,9 @@ fn kinds(story: &Story) -> Vec<Kind> {
                 connections: connections.0.get(),
             }]
         }
-        Story::Writers(_) | Story::PowerCut(..) | Story::Program(_) => vec![Kind::Empty],
+        Story::Writers(_) | Story::Distribution(_) | Story::PowerCut(..) | Story::Program(_) => {
+            vec![Kind::Empty]
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! under test: it is Infra.
 
 mod cuts;
+mod distribution;
 mod explore;
 mod flakey;
 mod initdb;
@@ -77,6 +78,7 @@ pub fn run(bed: &Testbed, case: &Case, dir: &Path, outcome: &mut Outcome) -> Res
         Story::Load(load) => load::run(&mut stage, load),
         Story::Writers(writers) => writers::run(&mut stage, writers),
         Story::Flakey(connections) => flakey::run(&mut stage, *connections),
+        Story::Distribution(program) => distribution::run(&mut stage, program),
         Story::PowerCut(workload, cut) => power_cut::run(&mut stage, workload, cut),
         Story::Program(_) => bail!("running a program of your own is not built yet"),
     }

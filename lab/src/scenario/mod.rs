@@ -26,8 +26,8 @@ pub use names::{
 pub use parse::diagnostic::{BadFile, Problem, nearest};
 pub use proof::{Count, Counts, Threshold};
 pub use story::{
-    Argv, Connections, CutPoint, Cuts, Cuttable, Judge, Load, PowerCut, Program, STATES_PER_CUT,
-    Story, Writers,
+    Argv, Connections, CutPoint, Cuts, Cuttable, DistributionProgram, Judge, Load, PowerCut,
+    Program, STATES_PER_CUT, Story, Writers,
 };
 pub use units::ByteCount;
 

@@ -145,6 +145,12 @@ named! {
         Stopped = "stopped",
         /// Keys of the ledger are paths, values the SHA-256 of the content.
         Files = "files",
+        /// git's own check finds nothing, and a clone is its origin.
+        Repository = "repository",
+        /// What tar unpacked is what was packed, attribute by attribute.
+        Archive = "archive",
+        /// SQLite's own check finds nothing, and every row is as committed.
+        Database = "database",
         /// The scenario's own `[check]` exited with 0.
         Check = "check",
     }

@@ -41,6 +41,10 @@ named! {
         Rows = "rows",
         /// Rows changed by concurrent connections.
         Updates = "updates",
+        /// Rows compared with what was committed.
+        RowsVerified = "rows_verified",
+        /// Commits found in histories and databases.
+        Commits = "commits",
         /// Files written by the workload.
         FilesWritten = "files_written",
         /// Files whose content was compared.
@@ -68,6 +72,8 @@ impl Count {
             Self::Writes => "writes that reached the disk",
             Self::Rows => "rows loaded",
             Self::Updates => "concurrent updates",
+            Self::RowsVerified => "rows verified",
+            Self::Commits => "commits found",
             Self::FilesWritten => "files written",
             Self::FilesVerified => "files verified",
             Self::Activity => "writes or acknowledgements",

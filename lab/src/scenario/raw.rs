@@ -84,6 +84,10 @@ pub(crate) struct RawWorkload {
     pub(crate) writers: Number,
     pub(crate) rounds: Number,
     pub(crate) files_per_round: Number,
+    pub(crate) entries: Number,
+    pub(crate) commits: Number,
+    pub(crate) transactions: Number,
+    pub(crate) damage: Flag,
 }
 
 #[derive(Debug, Deserialize)]
@@ -132,11 +136,15 @@ impl RawWorkload {
             writers: take(&self.writers, &over.writers),
             rounds: take(&self.rounds, &over.rounds),
             files_per_round: take(&self.files_per_round, &over.files_per_round),
+            entries: take(&self.entries, &over.entries),
+            commits: take(&self.commits, &over.commits),
+            transactions: take(&self.transactions, &over.transactions),
+            damage: self.damage.clone(),
         }
     }
 
     /// The keys that are sizes, with their names.
-    pub(crate) fn sizes(&self) -> [(&'static str, &Number); 6] {
+    pub(crate) fn sizes(&self) -> [(&'static str, &Number); 9] {
         [
             ("connections", &self.connections),
             ("rows", &self.rows),
@@ -144,6 +152,9 @@ impl RawWorkload {
             ("writers", &self.writers),
             ("rounds", &self.rounds),
             ("files_per_round", &self.files_per_round),
+            ("entries", &self.entries),
+            ("commits", &self.commits),
+            ("transactions", &self.transactions),
         ]
     }
 }

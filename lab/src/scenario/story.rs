@@ -4,6 +4,8 @@
 
 use std::num::NonZeroU32;
 
+use plugpull_protocol::workload;
+
 use super::{
     names::{Expect, OracleName},
     proof::{Count, Threshold},
@@ -20,6 +22,9 @@ pub enum Story {
     Writers(Writers),
     /// PostgreSQL above dm-flakey: it must stop, and lose nothing.
     Flakey(Connections),
+    /// A program of the guest's distribution does its work and is judged by
+    /// what it left.
+    Distribution(DistributionProgram),
     /// The power goes; what is left is judged.
     PowerCut(Cuttable, PowerCut),
     /// A program of the user's runs to its end and is judged there.
@@ -69,6 +74,63 @@ impl Writers {
         u64::from(self.writers.get())
             * u64::from(self.rounds.get())
             * u64::from(self.files_per_round.get())
+    }
+}
+
+/// A program of the guest's distribution, with the sizes of its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DistributionProgram {
+    /// Which, on what; the seed is the case's own and zero here.
+    pub program: workload::Program,
+    /// Whether a bit of what it left is flipped below the mount before it is
+    /// looked at there: a control.
+    pub damage: bool,
+}
+
+impl DistributionProgram {
+    /// What judges it.
+    pub fn oracle(&self) -> OracleName {
+        match self.program {
+            workload::Program::GitClone(_) => OracleName::Repository,
+            workload::Program::TarRoundTrip(_) => OracleName::Archive,
+            workload::Program::Sqlite(_) => OracleName::Database,
+        }
+    }
+
+    /// The same with the case's seed.
+    pub fn seeded(mut self, seed: u64) -> workload::Program {
+        match &mut self.program {
+            workload::Program::GitClone(of) => of.seed = seed,
+            workload::Program::TarRoundTrip(of) => of.seed = seed,
+            workload::Program::Sqlite(of) => of.seed = seed,
+        }
+        self.program
+    }
+
+    /// What both looks, through the mount and below it, must find. None of it
+    /// depends on the seed.
+    fn prove(&self, wanted: &mut Vec<(Count, u64)>) {
+        const LOOKS: u64 = 2;
+        match &self.program {
+            // The repository and its clone.
+            workload::Program::GitClone(of) => wanted.extend([
+                (Count::Commits, LOOKS * 2 * u64::from(of.commits)),
+                (Count::FilesVerified, LOOKS * 2 * of.files_left()),
+            ]),
+            // The tree that was packed and the one that was unpacked.
+            workload::Program::TarRoundTrip(of) => {
+                wanted.push((Count::FilesVerified, LOOKS * 2 * of.entries()));
+            }
+            // A database for each journal mode; a transaction has at least a
+            // row.
+            workload::Program::Sqlite(of) => {
+                let modes = workload::plan::JOURNAL_MODES.len() as u64;
+                wanted.extend([
+                    (Count::Commits, LOOKS * modes * of.commits()),
+                    (Count::RowsVerified, LOOKS * modes * of.commits()),
+                ]);
+            }
+        }
     }
 }
 
@@ -185,6 +247,11 @@ impl Story {
             Self::Load(_) => &[O::Answers, O::Amcheck, O::Log],
             Self::Writers(_) => &[O::Writers],
             Self::Flakey(_) => &[O::Stopped, O::Recovery, O::Ledger, O::Atomicity, O::Log],
+            Self::Distribution(program) => match program.program {
+                workload::Program::GitClone(_) => &[O::Repository],
+                workload::Program::TarRoundTrip(_) => &[O::Archive],
+                workload::Program::Sqlite(_) => &[O::Database],
+            },
             Self::PowerCut(Cuttable::PostgresLedger(_), _) => &[
                 O::Recovery,
                 O::Ledger,
@@ -226,7 +293,15 @@ impl Story {
             }
             Self::PowerCut(..) => wanted.extend([(Count::CrashStates, 1), (Count::Acks, 1)]),
             Self::Flakey(_) => wanted.extend([(Count::FaultsFired, 1), (Count::Acks, 1)]),
-            Self::Initdb | Self::Load(_) | Self::Writers(_) | Self::Program(_) => {}
+            // The flipped bit; without one a wrong filesystem is the control.
+            Self::Distribution(program) if program.damage => {
+                wanted.push((Count::FaultsFired, 1));
+            }
+            Self::Initdb
+            | Self::Load(_)
+            | Self::Writers(_)
+            | Self::Distribution(_)
+            | Self::Program(_) => {}
         }
     }
 
@@ -242,6 +317,7 @@ impl Story {
                 (Count::FilesVerified, writers.files()),
             ]),
             Self::Flakey(_) => wanted.extend([(Count::FaultsFired, 1), (Count::Acks, 1)]),
+            Self::Distribution(program) => program.prove(wanted),
             Self::PowerCut(workload, cut) => {
                 cut.prove(lossy, wanted);
                 workload.prove(wanted);

@@ -89,6 +89,12 @@ fn understand(
         Some(raw) => expect(raw, story.map(|(_, story)| story), complaints),
         None => Some(Expect::Pass),
     };
+    if let Some((_, Story::Distribution(program))) = story
+        && program.damage
+        && expect == Some(Expect::Pass)
+    {
+        damage_is_a_control(raw, complaints);
+    }
     if let (Some(disk), Some((_, story))) = (&disk, story) {
         lie_is_seen(raw, disk, story, complaints);
     }
@@ -197,6 +203,18 @@ fn expect(
             Some(Expect::Caught(oracle))
         }
     }
+}
+
+/// What was damaged on purpose cannot be expected to be whole.
+fn damage_is_a_control(raw: &RawScenario, complaints: &mut Complaints) {
+    let workload = raw.workload.as_ref().map(Spanned::get_ref);
+    let damage = workload.and_then(|workload| workload.damage.as_ref());
+    complaints
+        .add(
+            damage.map_or(0..0, Spanned::span),
+            "a run that is damaged on purpose is a control",
+        )
+        .expected("`[expect]` with `verdict = \"fail\"` and `caught_by`");
 }
 
 /// A disk that lies about flushes behaves like an honest one until its power

@@ -2,12 +2,16 @@
 
 use std::num::NonZeroU32;
 
+use plugpull_protocol::workload::{
+    self,
+    plan::{Archive, Database, Repository},
+};
 use toml::Spanned;
 
 use super::complaints::{Complaints, texts};
 use crate::scenario::{
-    Connections, CutPoint, Cuts, Cuttable, Judge, Load, Named, PowerCut, Profile, Program,
-    STATES_PER_CUT, Story, Writers,
+    Connections, CutPoint, Cuts, Cuttable, DistributionProgram, Judge, Load, Named, PowerCut,
+    Profile, Program, STATES_PER_CUT, Story, Writers,
     names::named,
     raw::{RawPowerCut, RawScenario, RawSizes, RawWorkload},
 };
@@ -25,6 +29,12 @@ named! {
         PostgresFlakey = "postgres-flakey",
         /// Many writers.
         Writers = "writers",
+        /// git makes a repository and clones it.
+        GitClone = "git-clone",
+        /// tar packs a tree and unpacks it.
+        TarRoundTrip = "tar-round-trip",
+        /// Concurrent sqlite3 processes.
+        Sqlite = "sqlite",
         /// One page, one fsync.
         PageFsync = "page-fsync",
     }
@@ -38,6 +48,9 @@ impl Builtin {
             Self::PostgresLoad => &["connections", "rows", "rows_per_commit"],
             Self::PostgresLedger | Self::PostgresFlakey => &["connections"],
             Self::Writers => &["writers", "rounds", "files_per_round"],
+            Self::GitClone => &["entries", "commits"],
+            Self::TarRoundTrip => &["entries"],
+            Self::Sqlite => &["writers", "transactions"],
         }
     }
 }
@@ -145,6 +158,7 @@ fn only_sizes(over: &Spanned<RawWorkload>, complaints: &mut Complaints) {
         ("files", raw.files.as_ref().map(Spanned::span)),
         ("run", raw.run.as_ref().map(Spanned::span)),
         ("atomic", raw.atomic.as_ref().map(Spanned::span)),
+        ("damage", raw.damage.as_ref().map(Spanned::span)),
     ];
     for (key, span) in spans {
         if let Some(span) = span {
@@ -171,6 +185,7 @@ fn plot(
         (Some(name), None) => builtin(raw, complaints.one_of(name)?, workload, complaints),
         (None, Some(run)) => {
             refuse_sizes(workload, &[], "a program of your own", complaints);
+            refuse_damage(workload, complaints);
             let run = complaints.argv(run, &["dir", "seed"]);
             let judge = judge(raw, workload, complaints);
             Some(Plot::CanBeCut(Cuttable::Program(Program {
@@ -210,6 +225,16 @@ fn refuse_sizes(workload: &RawWorkload, known: &[&str], what: &str, complaints: 
     }
 }
 
+/// Damage is done to what a program of the distribution left, and to nothing
+/// else.
+fn refuse_damage(workload: &RawWorkload, complaints: &mut Complaints) {
+    if let Some(damage) = &workload.damage {
+        complaints
+            .add(damage.span(), "`damage` means nothing to this workload")
+            .expected("`git-clone`, `tar-round-trip` or `sqlite` as the workload");
+    }
+}
+
 fn builtin(
     raw: &RawScenario,
     builtin: Builtin,
@@ -243,7 +268,17 @@ fn builtin(
         );
         n.map(Connections)
     };
+    if !matches!(
+        builtin,
+        Builtin::GitClone | Builtin::TarRoundTrip | Builtin::Sqlite
+    ) {
+        refuse_damage(workload, complaints);
+    }
     Some(match builtin {
+        Builtin::GitClone | Builtin::TarRoundTrip | Builtin::Sqlite => {
+            let program = distribution(builtin, workload, complaints)?;
+            Plot::Ends(Story::Distribution(program))
+        }
         Builtin::PostgresInitdb => Plot::Ends(Story::Initdb),
         Builtin::PostgresLoad => Plot::Ends(Story::Load(load(
             workload,
@@ -281,6 +316,45 @@ fn writers(raw: &RawWorkload, complaints: &mut Complaints) -> Option<Writers> {
         writers: writers?,
         rounds: rounds?,
         files_per_round: files?,
+    })
+}
+
+fn distribution(
+    builtin: Builtin,
+    raw: &RawWorkload,
+    complaints: &mut Complaints,
+) -> Option<DistributionProgram> {
+    let seed = 0;
+    let program = match builtin {
+        Builtin::GitClone => {
+            let files = complaints.number("entries", &raw.entries, 400, 100_000);
+            let commits = complaints.number("commits", &raw.commits, 8, 1000);
+            workload::Program::GitClone(Repository {
+                files: files?.get(),
+                commits: commits?.get(),
+                seed,
+            })
+        }
+        Builtin::TarRoundTrip => {
+            let files = complaints.number("entries", &raw.entries, 400, 1_000_000);
+            workload::Program::TarRoundTrip(Archive {
+                files: files?.get(),
+                seed,
+            })
+        }
+        _ => {
+            let writers = complaints.number("writers", &raw.writers, 4, 64);
+            let each = complaints.number("transactions", &raw.transactions, 50, 100_000);
+            workload::Program::Sqlite(Database {
+                writers: writers?.get(),
+                transactions: each?.get(),
+                seed,
+            })
+        }
+    };
+    Some(DistributionProgram {
+        program,
+        damage: raw.damage.as_ref().is_some_and(|flag| *flag.get_ref()),
     })
 }
 

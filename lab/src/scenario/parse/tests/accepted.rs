@@ -186,13 +186,20 @@ fn the_suite_is_whole() {
         [
             "control-fd-as-handle 1/1/1 caught by exit",
             "control-fsync-ignored 1/1/1 caught by ledger",
+            "control-git-damaged 1/1/1 caught by repository",
             "control-lying-disk 1/1/1 caught by ledger",
             "control-page-lying-disk 1/1/1 caught by ledger",
+            "control-sqlite-damaged 1/1/1 caught by database",
+            "control-tar-damaged 1/1/1 caught by archive",
+            "git-clone 3/9/9 pass",
             "page-power-cut 2/2/2 pass",
             "postgres-flakey 3/9/18 pass",
             "postgres-initdb 3/9/18 pass",
             "postgres-load 3/9/18 pass",
             "postgres-power-cut 3/9/18 pass",
+            "sqlite 3/9/9 pass",
+            "tar-kernel-tree 0/3/3 pass",
+            "tar-round-trip 3/9/9 pass",
             "writers-250 3/9/18 pass",
         ]
     );

@@ -123,6 +123,8 @@ fn combinations_that_mean_nothing() {
         with("states = 30", "").replace("cuts = 10", ""),
         format!("{GOOD}[nightly.power-cut]\ncuts = 100\n"),
         format!("{GOOD}[full.workload]\nbuiltin = \"page-fsync\"\n"),
+        with("\"postgres-ledger\"", "\"writers\"\ndamage = true").replace(cut, ""),
+        with("\"postgres-ledger\"", "\"sqlite\"\ndamage = true").replace(cut, ""),
     ]);
     assert_snapshot!(said);
 }
