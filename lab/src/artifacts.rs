@@ -90,7 +90,7 @@ fn one(
     // Two variants of one package share a name in the target directory.
     publish(
         &target_dir.join(TARGET).join("static").join(package),
-        &home.cache.join("bin"),
+        &home.cache.join("binaries"),
         name,
     )
 }

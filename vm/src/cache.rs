@@ -186,9 +186,10 @@ pub fn publish_file(dest: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> 
         .prefix(UNFINISHED)
         .tempfile_in(parent)
         .with_context(name)?;
-    fill(beside.as_file_mut()).with_context(name)?;
+    // Before `fill`, which may want others.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     beside.as_file().set_permissions(mode).with_context(name)?;
+    fill(beside.as_file_mut()).with_context(name)?;
     beside.as_file().sync_all().with_context(name)?;
     beside.persist(dest).with_context(name)?;
     sync(parent)
