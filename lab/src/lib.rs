@@ -3,6 +3,7 @@
 pub mod artifacts;
 pub mod base;
 pub mod bench;
+pub mod mounts;
 pub mod oracle;
 pub mod prepare;
 pub mod progress;

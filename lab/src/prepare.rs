@@ -22,6 +22,7 @@ use plugpull_vm::{
 use crate::{
     artifacts::{self, Artifacts},
     base::{Base, Kind, PLAIN_CLUSTER, Wanted},
+    mounts,
     progress::{Activity, Event, Outcome, Progress},
     scenario::{Case, Cuttable, ImageName, Profile, Story},
     testbed::{ImageSetup, Setup, Testbed},
@@ -61,6 +62,7 @@ pub fn prepare(home: &Home, order: &Order<'_>, progress: &dyn Progress) -> Resul
     let qemu = qemu(home, progress)?;
     clock.lap("qemu");
     let artifacts = binaries(home, progress)?;
+    mounts::check(&artifacts, order.cases)?;
     clock.lap("guest binaries");
     let cases = order.cases.iter().map(|case| &case.image);
     let names: BTreeSet<&ImageName> = cases.chain(order.images).collect();

@@ -23,7 +23,7 @@ use plugpull_vm::{
 
 use crate::{
     runner::Progress,
-    scenario::{Lower, Mount, Mutant, Named, Server},
+    scenario::{IoMode, Lower, Mount, Mutant, Named, Server},
     testbed::Testbed,
 };
 
@@ -255,8 +255,22 @@ impl<'a> Session<'a> {
             Server::PlugpullFs {
                 mutant,
                 threads,
+                io,
                 options,
-            } => plugpull_fs(*mutant, *threads, options),
+            } => {
+                let binary = match mutant {
+                    Some(_) => "plugpull-fs-mutants",
+                    None => "plugpull-fs",
+                };
+                let mut argv = vec![format!("/mnt/payload/{binary}")];
+                argv.push(String::from("--foreground"));
+                argv.extend(plugpull_fs(mutant.as_ref(), *threads, io.as_ref()));
+                if !options.is_empty() {
+                    argv.extend([String::from("-o"), options.clone()]);
+                }
+                argv.extend([LOWER.to_owned(), MOUNT.to_owned()]);
+                argv
+            }
             Server::Program { run, .. } => run.filled(&[
                 ("lower", LOWER),
                 ("mount", MOUNT),
@@ -391,30 +405,19 @@ fn watch_disk(disk: Disk, alarm: Alarm) -> Result<()> {
         .context("start the thread that watches the disk")
 }
 
-/// The command line of our own filesystem in a guest.
-fn plugpull_fs(
-    mutant: Option<Mutant>,
+/// The arguments of our own filesystem that it checks before all else.
+pub(crate) fn plugpull_fs(
+    mutant: Option<&Mutant>,
     threads: Option<std::num::NonZeroU32>,
-    options: &str,
+    io: Option<&IoMode>,
 ) -> Vec<String> {
-    let binary = if mutant.is_some() {
-        "plugpull-fs-mutants"
-    } else {
-        "plugpull-fs"
-    };
-    let mut argv = vec![
-        format!("/mnt/payload/{binary}"),
-        String::from("--foreground"),
+    let values = [
+        ("--mutant", mutant.map(ToString::to_string)),
+        ("--threads", threads.map(|threads| threads.to_string())),
+        ("--io", io.map(ToString::to_string)),
     ];
-    if let Some(mutant) = mutant {
-        argv.extend([String::from("--mutant"), mutant.name().to_owned()]);
-    }
-    if let Some(threads) = threads {
-        argv.extend([String::from("--threads"), threads.to_string()]);
-    }
-    if !options.is_empty() {
-        argv.extend([String::from("-o"), options.to_owned()]);
-    }
-    argv.extend([LOWER.to_owned(), MOUNT.to_owned()]);
-    argv
+    let given = values
+        .into_iter()
+        .filter_map(|(name, value)| Some([name.to_owned(), value?]));
+    given.flatten().collect()
 }

@@ -133,6 +133,7 @@ impl<'a> Shell<'a> {
             server: Server::PlugpullFs {
                 mutant: None,
                 threads: None,
+                io: None,
                 options: String::new(),
             },
         })?;

@@ -4,7 +4,7 @@ use std::{process::ExitCode, process::ExitStatus};
 
 use anyhow::Result;
 use plugpull_lab::{
-    prepare,
+    mounts, prepare,
     progress::{self, Event},
     report::Verdict,
     scenario::ImageName,
@@ -47,6 +47,7 @@ impl Exit {
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         let mistaken = |cause: &(dyn std::error::Error + 'static)| {
             cause.is::<Mistake>()
+                || cause.is::<mounts::Refused>()
                 || cause.is::<image::Problem>()
                 || cause.is::<image::UnknownImage>()
         };

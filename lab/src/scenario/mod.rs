@@ -21,7 +21,8 @@ use std::{
 
 pub use matrix::Case;
 pub use names::{
-    Bus, Cache, CaseName, Expect, Fs, ImageName, Mutant, Named, OracleName, Profile, ScenarioName,
+    Bus, Cache, CaseName, Expect, Fs, ImageName, IoMode, Mutant, Named, OracleName, Profile,
+    ScenarioName,
 };
 pub use parse::diagnostic::{BadFile, Problem, nearest};
 pub use proof::{Count, Counts, Threshold};
@@ -95,6 +96,8 @@ pub enum Server {
         mutant: Option<Mutant>,
         /// Dispatch threads; its default when absent.
         threads: Option<std::num::NonZeroU32>,
+        /// How reads and writes travel; its default when absent.
+        io: Option<IoMode>,
         /// `-o` options, comma separated; may be empty.
         options: String,
     },

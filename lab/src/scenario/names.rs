@@ -105,20 +105,6 @@ named! {
 }
 
 named! {
-    /// A wrong variant of plugpull-fs, made to be caught.
-    pub enum Mutant, "mutant" {
-        /// The FUSE handle is the backing descriptor; RELEASE closes it and
-        /// removes the entry afterwards.
-        FdAsHandle = "fd-as-handle",
-        /// The same without a wait between the two: the race as it is by
-        /// nature.
-        FdAsHandleBare = "fd-as-handle-bare",
-        /// fsync and fsyncdir answer success and do nothing.
-        FsyncIgnored = "fsync-ignored",
-    }
-}
-
-named! {
     /// What judges a run; each failure in a report names one.
     pub enum OracleName, "oracle" {
         /// Every program of the workload ended as it should.
@@ -217,6 +203,16 @@ text! {
 text! {
     /// The name of a guest image: a file in `vm-images/` without `.toml`.
     ImageName
+}
+text! {
+    /// A wrong variant of plugpull-fs, made to be caught. Which there are only
+    /// plugpull-fs knows.
+    Mutant
+}
+text! {
+    /// How plugpull-fs lets reads and writes travel. Which ways there are only
+    /// plugpull-fs knows.
+    IoMode
 }
 text! {
     /// `scenario::image::lower::mount`, the same in nextest, reports and

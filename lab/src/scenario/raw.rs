@@ -56,6 +56,7 @@ pub(crate) struct RawLower {
 pub(crate) struct RawMount {
     pub(crate) mutant: Text,
     pub(crate) threads: Number,
+    pub(crate) io: Text,
     pub(crate) options: Text,
     pub(crate) run: Texts,
     pub(crate) packages: Texts,

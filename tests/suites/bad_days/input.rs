@@ -13,6 +13,7 @@ use crate::{Test, runs::xtask};
 
 pub(crate) const TESTS: &[Test] = &[
     ("malformed_scenario", malformed_scenario),
+    ("unknown_mount_names", unknown_mount_names),
     ("unknown_filter", unknown_filter),
     ("bad_calls", bad_calls),
     ("malformed_image", malformed_image),
@@ -20,7 +21,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("full_disk", full_disk),
 ];
 
-/// None of these prepares anything.
+/// None of these prepares more than static binaries, which the run that these
+/// tests belong to has built.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn malformed_scenario() -> Result<()> {
@@ -51,6 +53,26 @@ fn malformed_scenario() -> Result<()> {
     let listed = xtask_with(&["test-vm", "--list", "--scenario", &path]).run(DEADLINE)?;
     ensure!(listed.stdout_text() == "mine::debian13::ext4::native\n");
     Ok(())
+}
+
+/// Names that only plugpull-fs knows: it is asked before a guest starts.
+fn unknown_mount_names() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("mine.toml");
+    let path = file.display().to_string();
+    let write = |key: &str| {
+        let text = format!(
+            "about = \"x\"\n[matrix]\nimage = [\"debian13\"]\nlower = [\"ext4\"]\n\
+             mount = [\"m\"]\n[mount.m]\n{key}\n[workload]\nbuiltin = \"writers\"\n"
+        );
+        fs::write(&file, text)
+    };
+    let args = ["test-vm", "--scenario", &path];
+    write("mutant = \"fd-as-handel\"")?;
+    let words = ["`[mount.m]`", "`mine`", "fd-as-handel", "fd-as-handle,"];
+    expect(xtask_with(&args), 2, &words)?;
+    write("io = \"drect\"")?;
+    expect(xtask_with(&args), 2, &["`[mount.m]`", "drect", "direct"])
 }
 
 fn unknown_filter() -> Result<()> {

@@ -9,7 +9,8 @@ use super::{
     diagnostic::{listed, nearest},
 };
 use crate::scenario::{
-    Bus, ByteCount, Cache, Disk, Fs, ImageName, Lower, Matrix, Mount, Named, Server,
+    Bus, ByteCount, Cache, Disk, Fs, ImageName, IoMode, Lower, Matrix, Mount, Mutant, Named,
+    Server,
     names::{NAME_RULE, name_problem},
     raw::{RawDisk, RawLower, RawMount, RawScenario, Text, Texts},
     units::MIB,
@@ -279,6 +280,7 @@ fn builtin(name: &str) -> Option<Mount> {
         PLUGPULL_FS => Server::PlugpullFs {
             mutant: None,
             threads: None,
+            io: None,
             options: String::new(),
         },
         _ => return None,
@@ -308,19 +310,42 @@ fn mount(name: &Spanned<String>, raw: &RawMount, complaints: &mut Complaints) ->
 }
 
 fn plugpull_fs(raw: &RawMount, complaints: &mut Complaints) -> Option<Server> {
-    let mutant = match &raw.mutant {
-        Some(name) => Some(complaints.one_of(name)?),
-        None => None,
+    // The names are plugpull-fs's own: it is asked before a run begins.
+    let mut own = |name: &Text, what: &str| match name {
+        Some(name) => option_name(name, what, complaints).map(Some),
+        None => Some(None),
     };
+    let mutant = own(&raw.mutant, "mutant");
+    let io = own(&raw.io, "io");
     let threads: Option<NonZeroU32> = match &raw.threads {
         Some(_) => Some(complaints.number("threads", &raw.threads, 1, MAX_THREADS)?),
         None => None,
     };
     Some(Server::PlugpullFs {
-        mutant,
+        mutant: mutant?.map(Mutant::new),
         threads,
+        io: io?.map(IoMode::new),
         options: text(&raw.options),
     })
+}
+
+/// A name that can be an argument.
+fn option_name(
+    written: &Spanned<String>,
+    what: &str,
+    complaints: &mut Complaints,
+) -> Option<String> {
+    let name = written.get_ref();
+    let Some(problem) = name_problem(name) else {
+        return Some(name.clone());
+    };
+    complaints
+        .add(
+            written.span(),
+            format!("`{name}` cannot be a value of `{what}`: {problem}"),
+        )
+        .expected(NAME_RULE);
+    None
 }
 
 fn program(
@@ -331,6 +356,7 @@ fn program(
     let spans = [
         ("mutant", raw.mutant.as_ref().map(Spanned::span)),
         ("threads", raw.threads.as_ref().map(Spanned::span)),
+        ("io", raw.io.as_ref().map(Spanned::span)),
         ("options", raw.options.as_ref().map(Spanned::span)),
     ];
     for (key, span) in spans {

@@ -80,7 +80,8 @@ run = ["bindfs", "-f", "{lower}", "{mount}"]
 packages = ["bindfs"]
 [mount.mutant]
 mutant = "fd-as-handle"
-threads = 8"#,
+threads = 8
+io = "direct""#,
     );
     let matrix = parse(&text).expect("right").matrix;
     assert_eq!(
@@ -105,8 +106,9 @@ threads = 8"#,
     assert_eq!(
         mutant.server,
         Server::PlugpullFs {
-            mutant: Some(Mutant::FdAsHandle),
+            mutant: Some(Mutant::new("fd-as-handle")),
             threads: Some(n(8)),
+            io: Some(IoMode::new("direct")),
             options: String::new(),
         }
     );

@@ -70,8 +70,10 @@ fn tables_of_names() {
             "[disk]",
             "[mount.b]\nrun = [\"b\", \"{device}\", \"{mount}\"]\nthreads = 2\n[disk]",
         ),
-        with("\"native\"", "\"b\"")
-            .replace("[disk]", "[mount.b]\nmutant = \"fd-as-handel\"\n[disk]"),
+        with("\"native\"", "\"b\"").replace(
+            "[disk]",
+            "[mount.b]\nmutant = \"fd as handle\"\nio = \"Direct\"\n[disk]",
+        ),
         with("\"native\"", "\"b\"").replace("[disk]", "[mount.b]\nthreads = 0\n[disk]"),
         with("\"xfs\"]", "\"raw\"]").replace(
             "[disk]",
