@@ -20,10 +20,11 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Write as _},
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
+use plugpull_vm::lock::FileLock;
 use serde::{Deserialize, Serialize};
 
 pub use process::ProcessId;
@@ -332,14 +333,13 @@ fn open_lock(path: &Path) -> anyhow::Result<File> {
     file.with_context(|| format!("cannot open the lock {}", path.display()))
 }
 
-/// Held for moments only, so it is waited for without a deadline of its own.
-fn lock_all(runs: &Path) -> anyhow::Result<File> {
+/// Held while a directory is made, or while dead runs are removed: gigabytes
+/// at most.
+const ALL_DEADLINE: Duration = Duration::from_secs(300);
+
+fn lock_all(runs: &Path) -> anyhow::Result<FileLock> {
     fs::create_dir_all(runs).with_context(|| format!("cannot make {}", runs.display()))?;
-    let path = runs.join(".lock");
-    let lock = open_lock(&path)?;
-    lock.lock()
-        .with_context(|| format!("cannot lock {}", path.display()))?;
-    Ok(lock)
+    Ok(FileLock::exclusive(&runs.join(".lock"), ALL_DEADLINE)?)
 }
 
 /// `20261121T024010Z-4d2`: sorts by time, and two runs in one second differ.

@@ -3,10 +3,10 @@
 use std::{
     os::{fd::AsFd, unix::process::CommandExt},
     process::{Command, ExitStatus, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use plugpull_lab::{
     rundir::{Left, ProcessId, RunDir},
     scenario::{Named, Profile},
@@ -22,10 +22,20 @@ use rustix::{
 const INSTALL_DEADLINE: Duration = Duration::from_secs(3600);
 
 /// From a terminal's Ctrl-C to the end of nextest, whose tests die of theirs.
-const ENDS_BY_ITSELF: Timespec = Timespec {
-    tv_sec: 2,
-    tv_nsec: 0,
-};
+const ENDS_BY_ITSELF: Duration = Duration::from_secs(2);
+/// From a request to end to the end: nextest gives its tests ten seconds.
+const ENDS_WHEN_TOLD: Duration = Duration::from_secs(60);
+
+/// How long a whole run may take, builds included. nextest's own configuration
+/// ends each test that hangs, long before; this is for a nextest that hangs.
+fn last_resort(profile: Profile) -> Duration {
+    let hours = match profile {
+        Profile::Smoke => 12,
+        Profile::Full => 48,
+        Profile::Nightly => 7 * 24,
+    };
+    Duration::from_secs(hours * 3600)
+}
 
 /// Which tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +80,7 @@ pub(crate) fn run(
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     #[expect(
         clippy::disallowed_methods,
-        reason = "nextest owns the terminal, and its own configuration has the deadlines"
+        reason = "nextest owns the terminal; `wait` has the deadline"
     )]
     let mut command = Command::new(cargo);
     command
@@ -110,7 +120,7 @@ pub(crate) fn run(
         // user's back.
         command.env("INSTA_UPDATE", "no");
     }
-    wait(&mut command, run)
+    wait(&mut command, run, last_resort(profile))
 }
 
 /// Start and wait, surviving a Ctrl-C: this process lives on to tidy up.
@@ -118,7 +128,7 @@ pub(crate) fn run(
 /// A terminal sends the signal to nextest as well, which then ends its tests; a
 /// second one would make it kill them. Sent to this process alone, nextest
 /// knows nothing of it and is told.
-fn wait(command: &mut Command, run: &RunDir) -> Result<ExitStatus> {
+fn wait(command: &mut Command, run: &RunDir, deadline: Duration) -> Result<ExitStatus> {
     die_with_parent(command);
     let signals = crate::signals::readable()?;
     let mut child = command.spawn().context("start cargo nextest")?;
@@ -128,12 +138,27 @@ fn wait(command: &mut Command, run: &RunDir) -> Result<ExitStatus> {
     })?;
     let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
         .context("get a descriptor of nextest")?;
-    // No deadline: nextest's own configuration ends what hangs.
-    let interrupted = readable(&signals, &pidfd, None)?;
-    if interrupted && !readable(&pidfd, &pidfd, Some(&ENDS_BY_ITSELF))? {
-        pidfd_send_signal(&pidfd, Signal::TERM).context("end nextest")?;
+    let interrupted = readable(&signals, &pidfd, deadline)?;
+    let patience = match interrupted {
+        true => ENDS_BY_ITSELF,
+        false => Duration::ZERO,
+    };
+    // A process's descriptor is readable once it has ended (pidfd_open(2)).
+    let mut ended = readable(&pidfd, &pidfd, patience)?;
+    let in_time = ended || interrupted;
+    for signal in [Signal::TERM, Signal::KILL] {
+        if !ended {
+            pidfd_send_signal(&pidfd, signal).context("end nextest")?;
+            ended = readable(&pidfd, &pidfd, ENDS_WHEN_TOLD)?;
+        }
     }
+    ensure!(ended, "cargo nextest (pid {}) cannot be killed", child.id());
     let status = child.wait().context("wait for cargo nextest")?;
+    ensure!(
+        in_time,
+        "cargo nextest had not ended after {} hours and was ended",
+        deadline.as_secs() / 3600
+    );
     if interrupted {
         bail!("interrupted; what the tests had started is ended");
     }
@@ -142,13 +167,19 @@ fn wait(command: &mut Command, run: &RunDir) -> Result<ExitStatus> {
 
 /// Whether `wanted` is readable; looked at when it or `other` is, or at the
 /// timeout.
-fn readable(wanted: impl AsFd, other: impl AsFd, timeout: Option<&Timespec>) -> Result<bool> {
+fn readable(wanted: impl AsFd, other: impl AsFd, timeout: Duration) -> Result<bool> {
     let mut fds = [
         PollFd::new(&wanted, PollFlags::IN),
         PollFd::new(&other, PollFlags::IN),
     ];
+    let deadline = Instant::now() + timeout;
     loop {
-        match poll(&mut fds, timeout) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match poll(&mut fds, Some(&left)) {
             Ok(_) => return Ok(!fds[0].revents().is_empty()),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("wait for cargo nextest"),
