@@ -3,9 +3,8 @@
 use std::fmt::Write as _;
 
 use super::figures::{Figure, Goal, Rate, Setting, Sheet, Unit, Value, wilson};
+use crate::text::push_wrapped;
 
-/// Columns of a terminal.
-const WIDTH: usize = 80;
 /// Of the column with names; longer ones push the rest to the right.
 const NAME: usize = 30;
 /// Of the column with medians and ranges.
@@ -116,35 +115,10 @@ impl Unit {
     }
 }
 
-/// Text that fits stays as it is, with its blanks; other text is broken
-/// between words.
-pub(super) fn push_wrapped(out: &mut String, text: &str, first: &str, next: &str) {
-    if first.chars().count() + text.chars().count() <= WIDTH {
-        let _ = writeln!(out, "{first}{text}");
-        return;
-    }
-    let lead = text.len() - text.trim_start().len();
-    let mut line = format!("{first}{}", &text[..lead]);
-    let mut empty = true;
-    for word in text.split_whitespace() {
-        if !empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            let _ = writeln!(out, "{line}");
-            line = next.to_owned();
-            empty = true;
-        }
-        if !empty {
-            line.push(' ');
-        }
-        line.push_str(word);
-        empty = false;
-    }
-    let _ = writeln!(out, "{line}");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::figures::Group;
+    use crate::{bench::figures::Group, text::WIDTH};
 
     fn sheet() -> Sheet {
         let setting = Setting {

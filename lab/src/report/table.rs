@@ -4,6 +4,7 @@
 use std::{fmt::Write as _, io::IsTerminal};
 
 use super::{Report, ScenarioResult, Verdict};
+use crate::text::{WIDTH, push_wrapped};
 
 /// Whether the table is coloured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,9 +40,6 @@ impl Look {
         }
     }
 }
-
-/// Columns of a terminal.
-const WIDTH: usize = 80;
 
 const HEAD: [&str; 8] = [
     "verdict", "image", "lower", "mount", "states", "checks", "faults", "time",
@@ -234,33 +232,6 @@ fn clock(seconds: f64) -> String {
 fn clean(text: &str) -> String {
     let safe = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     text.chars().map(safe).collect()
-}
-
-/// Break text between words; a word longer than a line stays whole, and so
-/// does a line that fits, with its blanks (a caret stands below its word).
-fn push_wrapped(out: &mut String, text: &str, first: &str, next: &str) {
-    if first.chars().count() + text.chars().count() <= WIDTH {
-        let _ = writeln!(out, "{first}{}", text.trim_end());
-        return;
-    }
-    let mut line = first.to_owned();
-    let mut empty = true;
-    // Leading blanks of the text are part of its layout.
-    let lead = text.len() - text.trim_start().len();
-    line.push_str(&text[..lead]);
-    for word in text.split_whitespace() {
-        if !empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            let _ = writeln!(out, "{line}");
-            line = next.to_owned();
-            empty = true;
-        }
-        if !empty {
-            line.push(' ');
-        }
-        line.push_str(word);
-        empty = false;
-    }
-    let _ = writeln!(out, "{line}");
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::{
     results::{LineResult, Results, ServerResult},
     servers::Role,
 };
-use crate::bench::table::push_wrapped;
+use crate::text::push_wrapped;
 
 /// Points that miss a goal and are named; the JSON has all.
 const NAMED: usize = 4;
