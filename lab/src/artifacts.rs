@@ -37,6 +37,8 @@ pub struct Artifacts {
     pub fs: Binary,
     /// The filesystem with its deliberate faults compiled in.
     pub fs_mutants: Binary,
+    /// What compares a mount with a plain directory.
+    pub conformance: Binary,
 }
 
 /// Build them all; `on_line` gets cargo's own progress.
@@ -52,6 +54,13 @@ pub fn build(home: &Home, on_line: &mut dyn FnMut(&str)) -> Result<Artifacts> {
             "plugpull-fs",
             "plugpull-fs-mutants",
             &["--features", "mutants"],
+            on_line,
+        )?,
+        conformance: one(
+            home,
+            "plugpull-conformance",
+            "plugpull-conformance",
+            &[],
             on_line,
         )?,
     })

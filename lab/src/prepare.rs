@@ -325,6 +325,7 @@ fn payload_disk(home: &Home, artifacts: &Artifacts) -> Result<PathBuf> {
         &[
             file(&artifacts.fs, "plugpull-fs"),
             file(&artifacts.fs_mutants, "plugpull-fs-mutants"),
+            file(&artifacts.conformance, "plugpull-conformance"),
         ],
     )
 }
@@ -400,7 +401,11 @@ fn kinds(story: &Story) -> Vec<Kind> {
                 connections: connections.0.get(),
             }]
         }
-        Story::Writers(_) | Story::Distribution(_) | Story::PowerCut(..) | Story::Program(_) => {
+        Story::Writers(_)
+        | Story::Distribution(_)
+        | Story::Conformance(_)
+        | Story::PowerCut(..)
+        | Story::Program(_) => {
             vec![Kind::Empty]
         }
     }

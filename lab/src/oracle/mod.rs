@@ -5,6 +5,7 @@
 //! that nothing was found, not that something was tested: the runner counts
 //! the promises and observations that went in.
 
+pub mod conformance;
 pub mod distribution;
 pub mod files;
 pub mod ledger;

@@ -4,6 +4,7 @@
 //! observation means. An error out of here is never a failure of the program
 //! under test: it is Infra.
 
+mod conformance;
 mod cuts;
 mod distribution;
 mod explore;
@@ -78,6 +79,7 @@ pub fn run(bed: &Testbed, case: &Case, dir: &Path, outcome: &mut Outcome) -> Res
         Story::Load(load) => load::run(&mut stage, load),
         Story::Writers(writers) => writers::run(&mut stage, writers),
         Story::Flakey(connections) => flakey::run(&mut stage, *connections),
+        Story::Conformance(conformance) => conformance::run(&mut stage, conformance),
         Story::Distribution(program) => distribution::run(&mut stage, program),
         Story::PowerCut(workload, cut) => power_cut::run(&mut stage, workload, cut),
         Story::Program(_) => bail!("running a program of your own is not built yet"),

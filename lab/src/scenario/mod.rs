@@ -27,8 +27,8 @@ pub use names::{
 pub use parse::diagnostic::{BadFile, Problem, nearest};
 pub use proof::{Count, Counts, Threshold};
 pub use story::{
-    Argv, Connections, CutPoint, Cuts, Cuttable, DistributionProgram, Judge, Load, PowerCut,
-    Program, STATES_PER_CUT, Story, Writers,
+    Argv, Conformance, Connections, CutPoint, Cuts, Cuttable, DistributionProgram, Judge, Load,
+    PowerCut, Program, STATES_PER_CUT, Story, Writers,
 };
 pub use units::ByteCount;
 

@@ -137,6 +137,8 @@ named! {
         Archive = "archive",
         /// SQLite's own check finds nothing, and every row is as committed.
         Database = "database",
+        /// The mount answers every call as the lower filesystem does.
+        Conformance = "conformance",
         /// The scenario's own `[check]` exited with 0.
         Check = "check",
     }

@@ -45,6 +45,10 @@ named! {
         RowsVerified = "rows_verified",
         /// Commits found in histories and databases.
         Commits = "commits",
+        /// Sequences of calls made on a mount and on a plain directory.
+        Sequences = "sequences",
+        /// Calls whose answers were compared.
+        Calls = "calls",
         /// Files written by the workload.
         FilesWritten = "files_written",
         /// Files whose content was compared.
@@ -74,6 +78,8 @@ impl Count {
             Self::Updates => "concurrent updates",
             Self::RowsVerified => "rows verified",
             Self::Commits => "commits found",
+            Self::Sequences => "sequences of calls",
+            Self::Calls => "calls compared",
             Self::FilesWritten => "files written",
             Self::FilesVerified => "files verified",
             Self::Activity => "writes or acknowledgements",

@@ -88,6 +88,7 @@ pub(crate) struct RawWorkload {
     pub(crate) entries: Number,
     pub(crate) commits: Number,
     pub(crate) transactions: Number,
+    pub(crate) sequences: Number,
     pub(crate) damage: Flag,
 }
 
@@ -140,12 +141,13 @@ impl RawWorkload {
             entries: take(&self.entries, &over.entries),
             commits: take(&self.commits, &over.commits),
             transactions: take(&self.transactions, &over.transactions),
+            sequences: take(&self.sequences, &over.sequences),
             damage: self.damage.clone(),
         }
     }
 
     /// The keys that are sizes, with their names.
-    pub(crate) fn sizes(&self) -> [(&'static str, &Number); 9] {
+    pub(crate) fn sizes(&self) -> [(&'static str, &Number); 10] {
         [
             ("connections", &self.connections),
             ("rows", &self.rows),
@@ -156,6 +158,7 @@ impl RawWorkload {
             ("entries", &self.entries),
             ("commits", &self.commits),
             ("transactions", &self.transactions),
+            ("sequences", &self.sequences),
         ]
     }
 }

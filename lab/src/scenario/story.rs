@@ -25,6 +25,8 @@ pub enum Story {
     /// A program of the guest's distribution does its work and is judged by
     /// what it left.
     Distribution(DistributionProgram),
+    /// The same calls on the mount and on a plain directory beside it.
+    Conformance(Conformance),
     /// The power goes; what is left is judged.
     PowerCut(Cuttable, PowerCut),
     /// A program of the user's runs to its end and is judged there.
@@ -131,6 +133,26 @@ impl DistributionProgram {
                 ]);
             }
         }
+    }
+}
+
+/// The parameters of `conformance`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conformance {
+    /// Random sequences of calls.
+    pub sequences: NonZeroU32,
+    /// Whether the mount is given a wrong call now and then: a control.
+    pub damage: bool,
+}
+
+impl Conformance {
+    /// A sequence has up to sixty calls, and few have less than ten.
+    fn prove(&self, wanted: &mut Vec<(Count, u64)>) {
+        let sequences = u64::from(self.sequences.get());
+        wanted.extend([
+            (Count::Sequences, sequences),
+            (Count::Calls, sequences * 10),
+        ]);
     }
 }
 
@@ -252,6 +274,7 @@ impl Story {
                 workload::Program::TarRoundTrip(_) => &[O::Archive],
                 workload::Program::Sqlite(_) => &[O::Database],
             },
+            Self::Conformance(_) => &[O::Conformance],
             Self::PowerCut(Cuttable::PostgresLedger(_), _) => &[
                 O::Recovery,
                 O::Ledger,
@@ -297,6 +320,7 @@ impl Story {
             Self::Distribution(program) if program.damage => {
                 wanted.push((Count::FaultsFired, 1));
             }
+            Self::Conformance(_) => wanted.push((Count::Calls, 1)),
             Self::Initdb
             | Self::Load(_)
             | Self::Writers(_)
@@ -318,6 +342,7 @@ impl Story {
             ]),
             Self::Flakey(_) => wanted.extend([(Count::FaultsFired, 1), (Count::Acks, 1)]),
             Self::Distribution(program) => program.prove(wanted),
+            Self::Conformance(conformance) => conformance.prove(wanted),
             Self::PowerCut(workload, cut) => {
                 cut.prove(lossy, wanted);
                 workload.prove(wanted);

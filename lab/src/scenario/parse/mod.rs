@@ -89,10 +89,12 @@ fn understand(
         Some(raw) => expect(raw, story.map(|(_, story)| story), complaints),
         None => Some(Expect::Pass),
     };
-    if let Some((_, Story::Distribution(program))) = story
-        && program.damage
-        && expect == Some(Expect::Pass)
-    {
+    let damage = match story {
+        Some((_, Story::Distribution(program))) => program.damage,
+        Some((_, Story::Conformance(conformance))) => conformance.damage,
+        _ => false,
+    };
+    if damage && expect == Some(Expect::Pass) {
         damage_is_a_control(raw, complaints);
     }
     if let (Some(disk), Some((_, story))) = (&disk, story) {

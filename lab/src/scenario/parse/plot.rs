@@ -10,8 +10,8 @@ use toml::Spanned;
 
 use super::complaints::{Complaints, texts};
 use crate::scenario::{
-    Connections, CutPoint, Cuts, Cuttable, DistributionProgram, Judge, Load, Named, PowerCut,
-    Profile, Program, STATES_PER_CUT, Story, Writers,
+    Conformance, Connections, CutPoint, Cuts, Cuttable, DistributionProgram, Judge, Load, Named,
+    PowerCut, Profile, Program, STATES_PER_CUT, Story, Writers,
     names::named,
     raw::{RawPowerCut, RawScenario, RawSizes, RawWorkload},
 };
@@ -35,6 +35,8 @@ named! {
         TarRoundTrip = "tar-round-trip",
         /// Concurrent sqlite3 processes.
         Sqlite = "sqlite",
+        /// The same calls on the mount and on a plain directory.
+        Conformance = "conformance",
         /// One page, one fsync.
         PageFsync = "page-fsync",
     }
@@ -51,6 +53,7 @@ impl Builtin {
             Self::GitClone => &["entries", "commits"],
             Self::TarRoundTrip => &["entries"],
             Self::Sqlite => &["writers", "transactions"],
+            Self::Conformance => &["sequences"],
         }
     }
 }
@@ -225,13 +228,13 @@ fn refuse_sizes(workload: &RawWorkload, known: &[&str], what: &str, complaints: 
     }
 }
 
-/// Damage is done to what a program of the distribution left, and to nothing
-/// else.
+/// Damage is done to what a program of the distribution left, or to the calls
+/// that a mount is given.
 fn refuse_damage(workload: &RawWorkload, complaints: &mut Complaints) {
     if let Some(damage) = &workload.damage {
         complaints
             .add(damage.span(), "`damage` means nothing to this workload")
-            .expected("`git-clone`, `tar-round-trip` or `sqlite` as the workload");
+            .expected("`git-clone`, `tar-round-trip`, `sqlite` or `conformance` as the workload");
     }
 }
 
@@ -270,7 +273,7 @@ fn builtin(
     };
     if !matches!(
         builtin,
-        Builtin::GitClone | Builtin::TarRoundTrip | Builtin::Sqlite
+        Builtin::GitClone | Builtin::TarRoundTrip | Builtin::Sqlite | Builtin::Conformance
     ) {
         refuse_damage(workload, complaints);
     }
@@ -278,6 +281,13 @@ fn builtin(
         Builtin::GitClone | Builtin::TarRoundTrip | Builtin::Sqlite => {
             let program = distribution(builtin, workload, complaints)?;
             Plot::Ends(Story::Distribution(program))
+        }
+        Builtin::Conformance => {
+            let sequences = complaints.number("sequences", &workload.sequences, 100, 10_000_000);
+            Plot::Ends(Story::Conformance(Conformance {
+                sequences: sequences?,
+                damage: damaged(workload),
+            }))
         }
         Builtin::PostgresInitdb => Plot::Ends(Story::Initdb),
         Builtin::PostgresLoad => Plot::Ends(Story::Load(load(
@@ -354,8 +364,12 @@ fn distribution(
     };
     Some(DistributionProgram {
         program,
-        damage: raw.damage.as_ref().is_some_and(|flag| *flag.get_ref()),
+        damage: damaged(raw),
     })
+}
+
+fn damaged(raw: &RawWorkload) -> bool {
+    raw.damage.as_ref().is_some_and(|flag| *flag.get_ref())
 }
 
 fn judge(raw: &RawScenario, workload: &RawWorkload, complaints: &mut Complaints) -> Option<Judge> {

@@ -186,6 +186,9 @@ fn the_suite_is_whole() {
     assert_eq!(
         lines,
         [
+            "conformance-passthrough 3/6/6 pass",
+            "conformance 4/12/36 pass",
+            "control-conformance 1/1/1 caught by conformance",
             "control-fd-as-handle 1/1/1 caught by exit",
             "control-fsync-ignored 1/1/1 caught by ledger",
             "control-git-damaged 1/1/1 caught by repository",

@@ -1,0 +1,106 @@
+//! Judges what plugpull-conformance said of a mount.
+
+use plugpull_protocol::Exited;
+
+use super::{Finding, Findings, first_lines};
+use crate::scenario::OracleName;
+
+/// How many lines of a shrunk script are told.
+const LINES: usize = 40;
+
+/// What a run of plugpull-conformance came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// Everything it looked at is equal.
+    Equal(Compared),
+    /// It found a difference.
+    Different(Compared),
+    /// It could not look: neither a pass nor a failure.
+    Unusable,
+}
+
+/// How much was compared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// Sequences of calls.
+    pub sequences: u64,
+    /// Calls in all of them.
+    pub calls: u64,
+}
+
+/// Make sense of its end: 0 is equal, 1 is different, anything else is trouble.
+pub fn said(exited: &Exited) -> Said {
+    match exited.code {
+        0 => Said::Equal(compared(&exited.stdout)),
+        1 => Said::Different(compared(&exited.stdout)),
+        _ => Said::Unusable,
+    }
+}
+
+/// The last of its lines `differential: N sequences, M calls`.
+fn compared(stdout: &str) -> Compared {
+    let counts = |line: &str| {
+        let (sequences, calls) = line
+            .strip_prefix("differential: ")?
+            .split_once(" sequences, ")?;
+        Some(Compared {
+            sequences: sequences.parse().ok()?,
+            calls: calls.strip_suffix(" calls")?.parse().ok()?,
+        })
+    };
+    stdout.lines().rev().find_map(counts).unwrap_or_default()
+}
+
+/// The difference that it found, as it tells it.
+pub fn as_the_lower_filesystem(exited: &Exited) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    if let Said::Different(_) = said(exited) {
+        let at = exited.stdout.find("FAILED: ").unwrap_or(0);
+        let told = first_lines(&exited.stdout[at..], LINES);
+        findings.add(OracleName::Conformance, told);
+    }
+    findings.told()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exited(code: i32, stdout: &str) -> Exited {
+        Exited {
+            code,
+            stdout: stdout.into(),
+            stderr: String::new(),
+            elapsed_ms: 1,
+        }
+    }
+
+    #[test]
+    fn counts_are_the_last_told_and_a_difference_is_found() {
+        let text = "differential: seed 7\ndifferential: 5 sequences, 100 calls\n\
+                    differential: 9 sequences, 190 calls\n  known difference x: 3 times\n";
+        let counts = Compared {
+            sequences: 9,
+            calls: 190,
+        };
+        let equal = exited(0, text);
+        assert_eq!(said(&equal), Said::Equal(counts));
+        assert_eq!(as_the_lower_filesystem(&equal), []);
+        let different = exited(
+            1,
+            &format!("{text}FAILED: seed 15 shrunk to 2 calls:\n  x\n"),
+        );
+        assert_eq!(said(&different), Said::Different(counts));
+        let found = as_the_lower_filesystem(&different);
+        assert!(found[0].detail.starts_with("FAILED: seed 15"), "{found:?}");
+    }
+
+    #[test]
+    fn what_could_not_look_is_no_verdict() {
+        for code in [2, 69, 101, 137] {
+            assert_eq!(said(&exited(code, "")), Said::Unusable);
+            assert_eq!(as_the_lower_filesystem(&exited(code, "")), []);
+        }
+        assert_eq!(said(&exited(0, "")), Said::Equal(Compared::default()));
+    }
+}
