@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use plugpull_vm::{
     cache::{self, ContentHash, Home},
+    lock::FileLock,
     process::Cmd,
 };
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,8 @@ pub struct Artifacts {
     pub fs_mutants: Binary,
     /// What compares a mount with a plain directory.
     pub conformance: Binary,
+    /// The fsx program, which that starts.
+    pub fsx: Binary,
 }
 
 /// Build them all; `on_line` gets cargo's own progress.
@@ -63,7 +66,38 @@ pub fn build(home: &Home, on_line: &mut dyn FnMut(&str)) -> Result<Artifacts> {
             &[],
             on_line,
         )?,
+        fsx: fsx(home, on_line)?,
     })
+}
+
+/// The crate of the fsx program; `conformance/src/fsx.rs` says why it is
+/// installed and not linked.
+const FSX: &str = "fsx@0.3.2";
+
+/// Install fsx into the cache, once.
+fn fsx(home: &Home, on_line: &mut dyn FnMut(&str)) -> Result<Binary> {
+    let tools = home.cache.join("tools");
+    let root = tools.join(FSX);
+    std::fs::create_dir_all(&tools).with_context(|| format!("make {}", tools.display()))?;
+    let _one_at_a_time = FileLock::exclusive(&tools.join("install.lock"), BUILD_DEADLINE)?;
+    if !root.exists() {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        cache::publish_dir(&root, |beside| {
+            Cmd::new(&cargo)
+                .args(["install", "--locked", FSX, "--target", TARGET])
+                .args(["--config", &static_linking()])
+                .arg("--root")
+                .arg(beside)
+                .run_with(BUILD_DEADLINE, on_line)
+                .with_context(|| format!("install the program {FSX} for guests"))?;
+            Ok(())
+        })?;
+    }
+    publish(&root.join("bin/fsx"), &home.cache.join("binaries"), "fsx")
+}
+
+fn static_linking() -> String {
+    format!("target.{TARGET}.rustflags=[\"-C\",\"target-feature=+crt-static\"]")
 }
 
 fn one(
@@ -86,10 +120,7 @@ fn one(
             "--target",
             TARGET,
         ])
-        .args([
-            "--config",
-            &format!("target.{TARGET}.rustflags=[\"-C\",\"target-feature=+crt-static\"]"),
-        ])
+        .args(["--config", &static_linking()])
         .arg("--target-dir")
         .arg(&target_dir)
         .args(flags)

@@ -326,6 +326,7 @@ fn payload_disk(home: &Home, artifacts: &Artifacts) -> Result<PathBuf> {
             file(&artifacts.fs, "plugpull-fs"),
             file(&artifacts.fs_mutants, "plugpull-fs-mutants"),
             file(&artifacts.conformance, "plugpull-conformance"),
+            file(&artifacts.fsx, "fsx"),
         ],
     )
 }

@@ -62,6 +62,31 @@ pub fn as_the_lower_filesystem(exited: &Exited) -> Vec<Finding> {
     findings.told()
 }
 
+/// How many operations of fsx went well: its line
+/// `fsx: N operations in T: exit status: 0`.
+pub fn fsx_operations(exited: &Exited) -> u64 {
+    let count = |line: &str| {
+        let (count, _) = line.strip_prefix("fsx: ")?.split_once(" operations in ")?;
+        count.parse().ok()
+    };
+    let told = exited.stdout.lines().rev().find_map(count);
+    told.filter(|_| exited.success()).unwrap_or(0)
+}
+
+/// What fsx found: a byte that is not the one last written, or a call that
+/// failed.
+pub fn as_fsx_wrote(exited: &Exited) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    if exited.code == 1 {
+        let said = format!("{}{}", exited.stdout, exited.stderr);
+        // A log of operations ends with what is wrong.
+        let lines: Vec<_> = said.lines().collect();
+        let from = lines.len().saturating_sub(LINES);
+        findings.add(OracleName::Fsx, lines[from..].join("\n"));
+    }
+    findings.told()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +118,16 @@ mod tests {
         assert_eq!(said(&different), Said::Different(counts));
         let found = as_the_lower_filesystem(&different);
         assert!(found[0].detail.starts_with("FAILED: seed 15"), "{found:?}");
+    }
+
+    #[test]
+    fn fsx_counts_only_when_all_is_well() {
+        let text = "fsx: \"fsx\" \"-N\"\nfsx: 5000 operations in 2.5s: exit status: 0\n";
+        assert_eq!(fsx_operations(&exited(0, text)), 5000);
+        assert_eq!(as_fsx_wrote(&exited(0, text)), []);
+        assert_eq!(fsx_operations(&exited(1, text)), 0);
+        assert_eq!(as_fsx_wrote(&exited(1, text)).len(), 1);
+        assert_eq!(as_fsx_wrote(&exited(69, "")), []);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! plugpull-conformance makes the same random calls on the mount and on a plain
-//! directory of the same lower filesystem, and compares every answer.
+//! directory of the same lower filesystem, and compares every answer. Then it
+//! has fsx write, map and read one file of the mount.
 
 use std::time::{Duration, Instant};
 
@@ -9,20 +10,27 @@ use plugpull_protocol::{Exited, Reply, Request};
 use super::Stage;
 use crate::{
     base::Kind,
-    oracle::conformance::{Said, as_the_lower_filesystem, said},
+    oracle::conformance::{Said, as_fsx_wrote, as_the_lower_filesystem, fsx_operations, said},
     scenario::{Conformance, Count, OracleName},
     session::{LOWER, Session},
 };
 
 const PROGRAM: &str = "/mnt/payload/plugpull-conformance";
+const FSX: &str = "/mnt/payload/fsx";
 /// The directory that is seen through the mount, and the plain one.
 const DIRS: [&str; 2] = ["mount", "plain"];
 /// One call to be made wrongly on the side of the mount, for controls.
 const PLANT: &str = "truncate-off-by-one";
+/// The operation of fsx that is made wrongly, for controls, and the seed with
+/// which it is a write whose bytes are read again: with others it may not be.
+const INJECT: u32 = 100;
+const INJECT_SEED: u64 = 7;
 /// A start, and the shrinking of a failure,
 const FIXED: Duration = Duration::from_secs(300);
-/// and each sequence, on an emulated processor.
+/// each sequence, on an emulated processor,
 const PER_SEQUENCE: Duration = Duration::from_secs(2);
+/// and each operation of fsx.
+const PER_OPERATION: Duration = Duration::from_millis(20);
 const QUICK: Duration = Duration::from_secs(30);
 
 pub(super) fn run(stage: &mut Stage<'_>, story: &Conformance) -> Result<()> {
@@ -39,47 +47,55 @@ pub(super) fn run(stage: &mut Stage<'_>, story: &Conformance) -> Result<()> {
     let at = session.mount(&stage.case.mount)?;
 
     let start = Instant::now();
-    let [source, plain] = dirs;
     let timeout = FIXED + PER_SEQUENCE * story.sequences.get();
-    let exited = exec(&session, command(stage, story, at, source, plain), timeout)?;
+    let exited = exec(&session, differential(stage, story, at), timeout)?;
     stage.spent("differential", start);
     let compared = match said(&exited) {
         Said::Equal(compared) | Said::Different(compared) => compared,
-        Said::Unusable => bail!(
-            "plugpull-conformance ended with {}: {}{}",
-            exited.code,
-            exited.stdout,
-            exited.stderr.trim()
-        ),
+        Said::Unusable => bail!("{}", trouble(&exited)),
     };
     stage.count(Count::Sequences, compared.sequences);
     stage.count(Count::Calls, compared.calls);
-    stage.judged(
-        &[OracleName::Conformance],
-        as_the_lower_filesystem(&exited),
-        None,
-    );
+    let found = as_the_lower_filesystem(&exited);
+    stage.judged(&[OracleName::Conformance], found, None);
+
+    let start = Instant::now();
+    let timeout = FIXED + PER_OPERATION * story.operations.get();
+    let exited = exec(&session, fsx(stage, story, at, timeout), timeout)?;
+    stage.spent("fsx", start);
+    if said(&exited) == Said::Unusable {
+        bail!("{}", trouble(&exited));
+    }
+    stage.count(Count::FsxOperations, fsx_operations(&exited));
+    stage.judged(&[OracleName::Fsx], as_fsx_wrote(&exited), None);
     stage.outcome.warnings = session.guest().warnings();
     session.power_off()?;
     Ok(())
 }
 
-fn command(
-    stage: &Stage<'_>,
-    story: &Conformance,
-    at: &str,
-    source: String,
-    plain: String,
-) -> Vec<String> {
-    let [mount, _] = DIRS;
+fn trouble(exited: &Exited) -> String {
+    let Exited {
+        code,
+        stdout,
+        stderr,
+        ..
+    } = exited;
+    format!(
+        "plugpull-conformance ended with {code}: {stdout}{}",
+        stderr.trim()
+    )
+}
+
+fn differential(stage: &Stage<'_>, story: &Conformance, at: &str) -> Vec<String> {
+    let [mount, plain] = DIRS;
     // The next sequence has the next seed, so there must be next ones.
     let seed = stage.seed >> 32;
     let mut argv = vec![
         String::from(PROGRAM),
         String::from("differential"),
         format!("--mount={at}/{mount}"),
-        format!("--plain={plain}"),
-        format!("--source={source}"),
+        format!("--plain={LOWER}/{plain}"),
+        format!("--source={LOWER}/{mount}"),
         format!("--seed={seed}"),
         format!("--cases={}", story.sequences),
     ];
@@ -87,6 +103,28 @@ fn command(
         argv.push(format!("--plant={PLANT}"));
         // What was planted is known.
         argv.push(String::from("--shrink-seconds=0"));
+    }
+    argv
+}
+
+fn fsx(stage: &Stage<'_>, story: &Conformance, at: &str, timeout: Duration) -> Vec<String> {
+    let seed = match story.damage {
+        true => INJECT_SEED,
+        false => stage.seed >> 32,
+    };
+    let mut argv = vec![
+        String::from(PROGRAM),
+        String::from("fsx"),
+        format!("--file={at}/fsx"),
+        format!("--ops={}", story.operations),
+        format!("--seed={seed}"),
+        String::from("--mmap"),
+        format!("--program={FSX}"),
+        String::from("--artifacts=/run"),
+        format!("--deadline-seconds={}", stage.bed.scale(timeout).as_secs()),
+    ];
+    if story.damage {
+        argv.push(format!("--inject={INJECT}"));
     }
     argv
 }

@@ -139,6 +139,8 @@ named! {
         Database = "database",
         /// The mount answers every call as the lower filesystem does.
         Conformance = "conformance",
+        /// A file holds what fsx last wrote, however it was written and read.
+        Fsx = "fsx",
         /// The scenario's own `[check]` exited with 0.
         Check = "check",
     }

@@ -49,6 +49,8 @@ named! {
         Sequences = "sequences",
         /// Calls whose answers were compared.
         Calls = "calls",
+        /// Operations of fsx.
+        FsxOperations = "fsx_operations",
         /// Files written by the workload.
         FilesWritten = "files_written",
         /// Files whose content was compared.
@@ -80,6 +82,7 @@ impl Count {
             Self::Commits => "commits found",
             Self::Sequences => "sequences of calls",
             Self::Calls => "calls compared",
+            Self::FsxOperations => "operations of fsx",
             Self::FilesWritten => "files written",
             Self::FilesVerified => "files verified",
             Self::Activity => "writes or acknowledgements",

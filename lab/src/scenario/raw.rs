@@ -89,6 +89,7 @@ pub(crate) struct RawWorkload {
     pub(crate) commits: Number,
     pub(crate) transactions: Number,
     pub(crate) sequences: Number,
+    pub(crate) operations: Number,
     pub(crate) damage: Flag,
 }
 
@@ -142,12 +143,13 @@ impl RawWorkload {
             commits: take(&self.commits, &over.commits),
             transactions: take(&self.transactions, &over.transactions),
             sequences: take(&self.sequences, &over.sequences),
+            operations: take(&self.operations, &over.operations),
             damage: self.damage.clone(),
         }
     }
 
     /// The keys that are sizes, with their names.
-    pub(crate) fn sizes(&self) -> [(&'static str, &Number); 10] {
+    pub(crate) fn sizes(&self) -> [(&'static str, &Number); 11] {
         [
             ("connections", &self.connections),
             ("rows", &self.rows),
@@ -159,6 +161,7 @@ impl RawWorkload {
             ("commits", &self.commits),
             ("transactions", &self.transactions),
             ("sequences", &self.sequences),
+            ("operations", &self.operations),
         ]
     }
 }

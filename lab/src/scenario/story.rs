@@ -141,7 +141,10 @@ impl DistributionProgram {
 pub struct Conformance {
     /// Random sequences of calls.
     pub sequences: NonZeroU32,
-    /// Whether the mount is given a wrong call now and then: a control.
+    /// Operations of fsx, mappings included.
+    pub operations: NonZeroU32,
+    /// Whether the mount is given a wrong call now and then, and fsx a wrong
+    /// byte: a control.
     pub damage: bool,
 }
 
@@ -152,6 +155,7 @@ impl Conformance {
         wanted.extend([
             (Count::Sequences, sequences),
             (Count::Calls, sequences * 10),
+            (Count::FsxOperations, self.operations.get().into()),
         ]);
     }
 }
@@ -274,7 +278,7 @@ impl Story {
                 workload::Program::TarRoundTrip(_) => &[O::Archive],
                 workload::Program::Sqlite(_) => &[O::Database],
             },
-            Self::Conformance(_) => &[O::Conformance],
+            Self::Conformance(_) => &[O::Conformance, O::Fsx],
             Self::PowerCut(Cuttable::PostgresLedger(_), _) => &[
                 O::Recovery,
                 O::Ledger,

@@ -53,7 +53,7 @@ impl Builtin {
             Self::GitClone => &["entries", "commits"],
             Self::TarRoundTrip => &["entries"],
             Self::Sqlite => &["writers", "transactions"],
-            Self::Conformance => &["sequences"],
+            Self::Conformance => &["sequences", "operations"],
         }
     }
 }
@@ -284,8 +284,11 @@ fn builtin(
         }
         Builtin::Conformance => {
             let sequences = complaints.number("sequences", &workload.sequences, 100, 10_000_000);
+            let operations =
+                complaints.number("operations", &workload.operations, 10_000, 1_000_000_000);
             Plot::Ends(Story::Conformance(Conformance {
                 sequences: sequences?,
+                operations: operations?,
                 damage: damaged(workload),
             }))
         }
