@@ -121,7 +121,8 @@ impl Filesystem for Adapter {
                 flags,
                 kill_suidgid,
             } => {
-                let opened = self.fs.open(node, flags, kill_suidgid, reply.device());
+                let by = kill_suidgid.then(|| caller(request.header, 0));
+                let opened = self.fs.open(node, flags, by, reply.device());
                 if kill_suidgid && flags & libc::O_TRUNC != 0 {
                     forget_mode(node, reply.device());
                 }
@@ -134,7 +135,7 @@ impl Filesystem for Adapter {
                 self.answer_opened_dir(reply, opened);
             }
             Operation::Read(arg) => self.read(node, arg, reply),
-            Operation::Write { arg, data } => self.write(node, arg, data, reply),
+            Operation::Write { arg, data } => self.write(request.header, arg, data, reply),
             Operation::Readdir(arg) => self.readdir(arg, reply),
             Operation::Readdirplus(arg) => self.readdirplus(node, arg, reply),
             Operation::Getattr { .. } | Operation::Statx { .. } | Operation::Setattr(_) => {
@@ -374,10 +375,12 @@ impl Adapter {
         });
     }
 
-    fn write(&self, node: NodeId, arg: &abi::WriteIn, data: &[u8], reply: Reply<'_>) {
+    fn write(&self, header: &InHeader, arg: &abi::WriteIn, data: &[u8], reply: Reply<'_>) {
+        let node = NodeId::from(header.nodeid);
+        let kills = arg.write_flags & abi::WRITE_KILL_SUIDGID != 0;
         let how = WriteHow {
             flags: arg.flags.cast_signed(),
-            kill_suidgid: arg.write_flags & abi::WRITE_KILL_SUIDGID != 0,
+            clears_set_id: kills.then(|| caller(header, 0)),
         };
         let (fh, offset) = (arg.fh, arg.offset);
         let sync = WriteSync::from_request_flags(how.flags);
@@ -493,6 +496,7 @@ fn caller(header: &InHeader, umask: u32) -> Caller {
         uid: header.uid,
         gid: header.gid,
         umask,
+        pid: header.pid,
     }
 }
 

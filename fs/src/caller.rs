@@ -33,6 +33,8 @@ pub struct Caller {
     pub gid: u32,
     /// The umask of the call.
     pub umask: u32,
+    /// The thread that asks, by its number in this server's namespace; 0 for none.
+    pub pid: u32,
 }
 
 thread_local! {
@@ -48,6 +50,7 @@ impl Caller {
         uid: 0,
         gid: 0,
         umask: 0,
+        pid: 0,
     };
 
     /// Runs `create` so that what it creates belongs to this caller and has passed its
@@ -84,12 +87,53 @@ pub(crate) fn without_fsetid<T>(change: impl FnOnce() -> Result<T>) -> Result<T>
     change()
 }
 
-/// [`without_fsetid`] when `drop` says so.
-pub(crate) fn without_fsetid_if<T>(drop: bool, change: impl FnOnce() -> Result<T>) -> Result<T> {
-    if drop {
+impl Caller {
+    /// Runs `change`, which alters a file of the group `file_gid`, so that the lower
+    /// filesystem clears set-id bits as for this caller: one without `CAP_FSETID`, in the
+    /// file's group or not (`setattr_should_drop_sgid` in fs/attr.c).
+    ///
+    /// # Errors
+    /// Those of `change` and of capset(2).
+    pub(crate) fn clearing_set_id<T>(
+        self,
+        file_gid: u32,
+        change: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let _group = rustix::process::geteuid().is_root().then(|| {
+            let group = if self.is_in_group(file_gid) {
+                file_gid
+            } else {
+                self.gid
+            };
+            sys::set_thread_fsgid(group);
+            TakenGroup
+        });
         without_fsetid(change)
-    } else {
-        change()
+    }
+
+    /// Whether the caller's process is in a group. No supplementary groups arrive with a
+    /// request, so they are looked up; a process that is gone is in none.
+    fn is_in_group(self, gid: u32) -> bool {
+        if self.gid == gid {
+            return true;
+        }
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid));
+        status.unwrap_or_default().lines().any(|line| {
+            line.strip_prefix("Groups:").is_some_and(|groups| {
+                groups
+                    .split_whitespace()
+                    .any(|group| group.parse() == Ok(gid))
+            })
+        })
+    }
+}
+
+/// Gives the thread its own group back when dropped.
+struct TakenGroup;
+
+impl Drop for TakenGroup {
+    fn drop(&mut self) {
+        sys::set_thread_fsgid(0);
     }
 }
 

@@ -48,6 +48,7 @@ pub(crate) struct OpenFile {
     fd: OwnedFd,
     /// Whether the kernel's page cache stands before the server.
     pub(crate) is_cached: bool,
+    appends: bool,
     /// Those of [`FOLLOWED`] that the descriptor has.
     flags: AtomicI32,
 }
@@ -61,8 +62,14 @@ impl OpenFile {
         OpenFile {
             fd,
             is_cached: false,
+            appends: flags & libc::O_APPEND != 0,
             flags: AtomicI32::new(flags & FOLLOWED),
         }
+    }
+
+    /// Whether it was opened with `O_APPEND`, of which the descriptor knows nothing.
+    pub(crate) fn appends(&self) -> bool {
+        self.appends
     }
 
     /// Gives the descriptor the `O_DIRECT` and `O_NOATIME` of `flags`, the open file's

@@ -41,7 +41,8 @@ pub struct Mounted {
 impl Mounted {
     /// Mounts. From here on the kernel accepts requests; [`Mounted::serve`] answers them.
     ///
-    /// Changes the process: the umask becomes 0 (each caller's own is applied),
+    /// Changes the process: the umask becomes 0 (each caller's own is applied), root's
+    /// supplementary groups are dropped,
     /// the limit of open files becomes the hard one, and SIGTERM, SIGINT and SIGHUP
     /// are blocked.
     ///
@@ -49,6 +50,11 @@ impl Mounted {
     /// What could not be opened or mounted, by name.
     pub fn new(plan: &Plan) -> Result<Self> {
         umask(Mode::empty());
+        if rustix::process::geteuid().is_root() {
+            // Whether a caller is in a file's group is answered for the caller; groups of
+            // this process would answer for it. Root's other rights need none.
+            rustix::thread::set_thread_groups(&[]).context("setgroups")?;
+        }
         raise_open_file_limit();
         ensure!(
             Path::new("/proc/self/fd").exists(),
@@ -146,7 +152,8 @@ fn existing_dir(path: &Path) -> Result<PathBuf> {
     Ok(found)
 }
 
-/// One descriptor per known inode and open file: the usual limits, 1024 and 4096, are too low.
+/// One descriptor per open file, and where inodes cannot be found again by handle, one per
+/// known inode: the usual limits, 1024 and 4096, are too low.
 /// A privileged server takes all that the kernel gives any process (`fs.nr_open`, proc(5)).
 fn raise_open_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);

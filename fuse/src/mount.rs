@@ -99,6 +99,8 @@ pub fn as_user(on: &Path, what: &What<'_>) -> Result<Device> {
 pub fn detach(mountpoint: &Path) -> Result<bool> {
     match unmount(mountpoint, UnmountFlags::NOFOLLOW) {
         Ok(()) => Ok(false),
+        // No mount point any more: somebody else was faster.
+        Err(Errno::INVAL) => Ok(false),
         Err(Errno::BUSY) => {
             unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?;
             Ok(true)

@@ -7,9 +7,8 @@ use rustix::fs::{
     chownat, fstat, fstatvfs, ftruncate, statx, syncfs, utimensat,
 };
 
-use super::Passthrough;
+use super::{Passthrough, clearing_set_id};
 use crate::attr::{attr_of, statx_of, timespec};
-use crate::caller::without_fsetid_if;
 use crate::mutant::{self, Mutant};
 use crate::{Caller, Errno, HandleId, NodeId, Result};
 
@@ -94,8 +93,10 @@ impl Passthrough {
             let gid = change.gid.map(Gid::from_raw);
             // The kernel asks for this with every change of owner; chown(2) does what
             // the caller's rights say, and the superuser keeps what it leaves.
-            let kill = change.kill_suidgid && caller.uid != 0;
-            without_fsetid_if(kill, || chownat(&*node, "", uid, gid, AtFlags::EMPTY_PATH))?;
+            let kills = change.kill_suidgid && caller.uid != 0;
+            clearing_set_id(kills.then_some(caller), &*node, || {
+                chownat(&*node, "", uid, gid, AtFlags::EMPTY_PATH)
+            })?;
         }
         if let Some(mode) = change.mode {
             // fchmodat2(2) with AT_EMPTY_PATH is as young as Linux 6.6.
@@ -108,11 +109,15 @@ impl Passthrough {
             } else {
                 handle
             };
-            without_fsetid_if(change.kill_suidgid, || match handle {
-                // ftruncate(2): this descriptor may write, whatever the mode says by now.
-                Some(handle) => ftruncate(&*self.handles.file(handle)?, size),
-                None => ftruncate(Self::reopen(&node, OFlags::WRONLY)?, size),
-            })?;
+            clearing_set_id(
+                change.kill_suidgid.then_some(caller),
+                &*node,
+                || match handle {
+                    // ftruncate(2): this descriptor may write, whatever the mode says by now.
+                    Some(handle) => ftruncate(&*self.handles.file(handle)?, size),
+                    None => ftruncate(Self::reopen(&node, OFlags::WRONLY)?, size),
+                },
+            )?;
         }
         if (change.atime, change.mtime) != (SetTime::Keep, SetTime::Keep) {
             let times = Timestamps {

@@ -45,15 +45,20 @@ impl Listed {
 pub(crate) struct DirStream {
     position: u64,
     ahead: VecDeque<Listed>,
+    /// Whether the lower directory has said that it has no more.
+    ended: bool,
 }
 
 impl DirStream {
     /// Makes `offset` the position of the next name.
     fn go_to(&mut self, dir: &OpenDir, offset: u64) -> Result<()> {
-        if offset != self.position {
+        // Who has seen the end and asks again wants to know what has come since, but
+        // Btrfs stays at an end that it has reached (btrfs_real_readdir).
+        if offset != self.position || (self.ended && self.ahead.is_empty()) {
             self.ahead.clear();
             seek(dir, SeekFrom::Start(offset))?;
             self.position = offset;
+            self.ended = false;
         }
         Ok(())
     }
@@ -73,6 +78,7 @@ impl DirStream {
                 break;
             }
         }
+        self.ended = self.ahead.is_empty();
         Ok(())
     }
 }

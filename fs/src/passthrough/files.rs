@@ -4,14 +4,13 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, fdatasync, fstat, fsync, seek};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, fdatasync, fsync, seek};
 use rustix::io::{ReadWriteFlags, pread, pwritev2};
 
-use super::Passthrough;
-use crate::caller::without_fsetid_if;
+use super::{Passthrough, clearing_set_id};
 use crate::handles::OpenFile;
 use crate::mutant::{self, Mutant};
-use crate::{Errno, HandleId, NodeId, Result, sys};
+use crate::{Caller, Errno, HandleId, NodeId, Result, sys};
 
 /// The most that one copy_file_range(2) copies: its answer is 32 bits wide, and
 /// Linux itself stops at this.
@@ -67,8 +66,8 @@ pub struct WriteHow {
     /// The open file's flags by now, and what the call's own RWF flags add: `O_SYNC`,
     /// `O_DSYNC` and `O_DIRECT` count.
     pub flags: i32,
-    /// Whether set-id bits must not survive it.
-    pub kill_suidgid: bool,
+    /// Who writes, if set-id bits must not survive that.
+    pub clears_set_id: Option<Caller>,
 }
 
 impl Passthrough {
@@ -122,8 +121,7 @@ impl Passthrough {
         } else {
             WriteSync::from_request_flags(how.flags)
         };
-        let clears_set_id = how.kill_suidgid && has_set_id(file.as_fd())?;
-        let count = without_fsetid_if(clears_set_id, || {
+        let (count, cleared_set_id) = clearing_set_id(how.clears_set_id, &*file, || {
             write_all(file.as_fd(), offset, data, sync.rw_flags())
         })?;
         let count = if mutant::active(Mutant::ShortWriteUnreported) {
@@ -133,7 +131,7 @@ impl Passthrough {
         };
         Ok(Written {
             count,
-            cleared_set_id: clears_set_id,
+            cleared_set_id,
         })
     }
 
@@ -248,9 +246,4 @@ fn write_all(
         }
     }
     Ok(done)
-}
-
-/// Whether a file has bits that a write of somebody else must clear.
-pub(super) fn has_set_id(file: BorrowedFd<'_>) -> Result<bool> {
-    Ok(fstat(file)?.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0)
 }

@@ -16,13 +16,13 @@ mod settings;
 mod xattrs;
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use plugpull_fuse::abi::Attr;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 
 pub use attrs::SetAttr;
 pub(crate) use dirs::DirStream;
@@ -37,7 +37,7 @@ use crate::attr::attr_of;
 use crate::handles::HandleTable;
 use crate::io_modes::IoModes;
 use crate::nodes::{Node, NodeId, NodeTable};
-use crate::{Errno, Result};
+use crate::{Caller, Errno, Result};
 
 /// A name that was found or made.
 #[derive(Debug, Clone, Copy)]
@@ -166,6 +166,23 @@ impl Passthrough {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
         openat(CWD, node.magic_link().as_c_str(), flags, Mode::empty())
     }
+}
+
+/// Runs `change` on a file; if somebody is named who may not keep its set-id bits, and it
+/// has any, with that caller's rights over them. Returns also whether that was so.
+fn clearing_set_id<T>(
+    by: Option<Caller>,
+    file: impl AsFd,
+    change: impl FnOnce() -> Result<T>,
+) -> Result<(T, bool)> {
+    let Some(caller) = by else {
+        return Ok((change()?, false));
+    };
+    let stat = fstat(file)?;
+    if stat.st_mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
+        return Ok((change()?, false));
+    }
+    Ok((caller.clearing_set_id(stat.st_gid, change)?, true))
 }
 
 /// A name must be one component. The kernel sends nothing else; a name that walks

@@ -5,11 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use plugpull_fuse::abi::fopen;
 use plugpull_fuse::{BackingId, Device};
-use rustix::fs::{FileType, Mode, OFlags, openat};
+use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 
-use super::files::has_set_id;
-use super::{CachePolicy, Entry, IoMode, Passthrough, check_name};
-use crate::caller::{without_fsetid, without_fsetid_if};
+use super::{CachePolicy, Entry, IoMode, Passthrough, check_name, clearing_set_id};
+use crate::caller::without_fsetid;
 use crate::handles::OpenFile;
 use crate::mutant::{self, Mutant};
 use crate::nodes::{MagicLink, Node};
@@ -66,8 +65,8 @@ impl Backing for Device {
 }
 
 impl Passthrough {
-    /// open(2) of an inode that exists. With `kill_suidgid` a truncation by `O_TRUNC`
-    /// clears the set-id bits.
+    /// open(2) of an inode that exists. If somebody is named in `clears_set_id`, set-id
+    /// bits that this caller may not keep do not survive a truncation by `O_TRUNC`.
     ///
     /// # Errors
     /// Those of open(2); ENXIO for anything but a regular file, because opening a
@@ -76,7 +75,7 @@ impl Passthrough {
         &self,
         id: NodeId,
         flags: i32,
-        kill_suidgid: bool,
+        clears_set_id: Option<Caller>,
         backing: &impl Backing,
     ) -> Result<Opened> {
         let node = self.nodes.get(id)?;
@@ -86,8 +85,16 @@ impl Passthrough {
         let mut how = self.lower_flags(flags);
         how.set(OFlags::TRUNC, flags & libc::O_TRUNC != 0);
         let mut direct = self.settings.io == IoMode::Direct;
-        let open = |how| without_fsetid_if(kill_suidgid, || Self::reopen(&node, how));
+        let truncates = how.contains(OFlags::TRUNC);
+        let clears_set_id = clears_set_id.filter(|_| truncates);
+        let open = |how| {
+            let opened = clearing_set_id(clears_set_id, &*node, || Self::reopen(&node, how));
+            opened.map(|(file, _)| file)
+        };
         let file = match open(how) {
+            // An append-only inode (FS_APPEND_FL) is opened with the flag or not at all.
+            // Its writes end where the kernel says, for that is the file's end.
+            Err(Errno::PERM) if flags & libc::O_APPEND != 0 => open(how | OFlags::APPEND)?,
             // Write-back may have to read the rest of a page, which this server may not:
             // it is not root and the file is write-only. Then without the page cache.
             Err(Errno::ACCESS) if self.widens_access(flags) => {
@@ -203,6 +210,7 @@ impl Passthrough {
         if !self.flush_matters {
             flags |= fopen::NOFLUSH;
         }
+        let appends = file.appends();
         let mut backing_id = None;
         if self.settings.io == IoMode::Passthrough {
             backing_id = self.io_modes.enter(id, || settle(file.as_fd(), backing));
@@ -210,6 +218,12 @@ impl Passthrough {
         let mut file = file;
         if backing_id.is_some() {
             flags |= fopen::PASSTHROUGH;
+            if appends {
+                // The kernel opens its own lower file with the flags of now, and
+                // fcntl(2) could not take O_APPEND back. So these reads and writes come
+                // here; what is mapped is the lower file's all the same.
+                flags |= fopen::DIRECT_IO;
+            }
         } else if direct {
             flags |= fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES;
         } else {
@@ -255,7 +269,7 @@ impl Passthrough {
 /// Whether the kernel does the I/O of this file itself. Not when it has set-id bits:
 /// then writes go through the server, which clears them and lets the kernel know.
 fn settle(file: BorrowedFd<'_>, backing: &impl Backing) -> Option<BackingId> {
-    if has_set_id(file).ok()? {
+    if fstat(file).ok()?.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
         return None;
     }
     match backing.open(file) {

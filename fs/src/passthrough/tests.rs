@@ -61,7 +61,7 @@ fn a_symbolic_link_is_never_followed() {
         fs.lookup(node(&link), os("passwd")).unwrap_err(),
         Errno::NOTDIR
     );
-    let opened = fs.open(node(&link), 0, false, &NoBacking);
+    let opened = fs.open(node(&link), 0, None, &NoBacking);
     assert_eq!(opened.unwrap_err(), Errno::NXIO);
     assert_eq!(fs.readlink(node(&link)).unwrap(), b"/etc");
     // A hard link of it is another name of the link, not of its target.
@@ -77,7 +77,7 @@ fn a_fifo_is_not_opened() {
     let fifo = fs
         .mknod(Caller::ROOT, NodeId::ROOT, os("p"), mode, 0)
         .unwrap();
-    let opened = fs.open(node(&fifo), libc::O_RDONLY, false, &NoBacking);
+    let opened = fs.open(node(&fifo), libc::O_RDONLY, None, &NoBacking);
     assert_eq!(opened.unwrap_err(), Errno::NXIO);
 }
 
@@ -109,7 +109,7 @@ fn append_does_not_reach_the_lower_file() {
     let handle = opened.handle;
     let how = |flags| WriteHow {
         flags,
-        kill_suidgid: false,
+        clears_set_id: None,
     };
     let written = |count| {
         Ok(Written {
@@ -134,7 +134,7 @@ fn append_does_not_reach_the_lower_file() {
     let read = fs.read(entry.node, handle, 0, &mut buffer, flags);
     assert_eq!(read.unwrap_err(), Errno::BADF);
     assert_eq!(fs.fsync(handle, false).unwrap_err(), Errno::BADF);
-    let reopened = fs.open(node(&entry), flags, false, &NoBacking).unwrap();
+    let reopened = fs.open(node(&entry), flags, None, &NoBacking).unwrap();
     assert_ne!(reopened.handle, handle);
 }
 
@@ -177,14 +177,21 @@ fn set_id_bits_go_when_the_writer_may_not_keep_them() {
         );
         created.unwrap()
     };
-    for (name, kill_suidgid, left) in [("kept", false, 0o6755), ("killed", true, 0o755)] {
+    let somebody = Caller {
+        uid: 1001,
+        gid: 1001,
+        ..Caller::ROOT
+    };
+    let cases = [("kept", None, 0o6755), ("killed", Some(somebody), 0o755)];
+    for (name, clears_set_id, left) in cases {
         let (entry, opened) = create(name);
         let how = WriteHow {
             flags: libc::O_RDWR,
-            kill_suidgid,
+            clears_set_id,
         };
         let written = fs.write(entry.node, opened.handle, 0, b"x", how).unwrap();
-        assert_eq!((written.count, written.cleared_set_id), (1, kill_suidgid));
+        let cleared = clears_set_id.is_some();
+        assert_eq!((written.count, written.cleared_set_id), (1, cleared));
         assert_eq!(fs.getattr(entry.node).unwrap().mode & 0o7777, left);
     }
 }

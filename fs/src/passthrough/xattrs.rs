@@ -6,7 +6,8 @@
 use std::ffi::OsStr;
 
 use rustix::fs::{
-    AtFlags, CWD, Mode, XattrFlags, chmodat, fstat, getxattr, listxattr, removexattr, setxattr,
+    AtFlags, CWD, Mode, XattrFlags, chmodat, fstat, getxattr, getxattr_query, listxattr,
+    listxattr_query, removexattr, setxattr,
 };
 
 use super::Passthrough;
@@ -31,9 +32,13 @@ impl Passthrough {
     /// Those of getxattr(2).
     pub fn getxattr(&self, node: NodeId, name: &OsStr, size: u32) -> Result<XattrAnswer> {
         let node = self.nodes.get(node)?;
-        answer(size, |buffer| {
-            getxattr(node.magic_link().as_c_str(), name, buffer)
-        })
+        let link = node.magic_link();
+        let path = link.as_c_str();
+        answer(
+            size,
+            || getxattr_query(path, name),
+            |buffer| getxattr(path, name, buffer),
+        )
     }
 
     /// listxattr(2); a `size` of zero asks how long the list is.
@@ -42,9 +47,13 @@ impl Passthrough {
     /// Those of listxattr(2).
     pub fn listxattr(&self, node: NodeId, size: u32) -> Result<XattrAnswer> {
         let node = self.nodes.get(node)?;
-        answer(size, |buffer| {
-            listxattr(node.magic_link().as_c_str(), buffer)
-        })
+        let link = node.magic_link();
+        let path = link.as_c_str();
+        answer(
+            size,
+            || listxattr_query(path),
+            |buffer| listxattr(path, buffer),
+        )
     }
 
     /// setxattr(2). With `kill_sgid` an access ACL that is set also clears the
@@ -80,13 +89,17 @@ impl Passthrough {
     }
 }
 
-fn answer(size: u32, call: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<XattrAnswer> {
-    // The system calls themselves take an empty buffer as the question for the size.
+/// rustix does not take an empty buffer for the question how long it is.
+fn answer(
+    size: u32,
+    query: impl FnOnce() -> Result<usize>,
+    call: impl FnOnce(&mut [u8]) -> Result<usize>,
+) -> Result<XattrAnswer> {
+    if size == 0 {
+        return query().map(XattrAnswer::Size);
+    }
     let mut buffer = vec![0; size.min(MAX_BYTES) as usize];
     let length = call(&mut buffer)?;
-    if size == 0 {
-        return Ok(XattrAnswer::Size(length));
-    }
     buffer.truncate(length);
     Ok(XattrAnswer::Data(buffer))
 }
