@@ -74,6 +74,12 @@ pub fn build(home: &Home, on_line: &mut dyn FnMut(&str)) -> Result<Artifacts> {
 /// installed and not linked.
 const FSX: &str = "fsx@0.3.2";
 
+/// Where fsx is once the artifacts of a run are built.
+#[must_use]
+pub fn fsx_program(home: &Home) -> PathBuf {
+    home.cache.join("tools").join(FSX).join("bin/fsx")
+}
+
 /// Install fsx into the cache, once.
 fn fsx(home: &Home, on_line: &mut dyn FnMut(&str)) -> Result<Binary> {
     let tools = home.cache.join("tools");
@@ -93,7 +99,7 @@ fn fsx(home: &Home, on_line: &mut dyn FnMut(&str)) -> Result<Binary> {
             Ok(())
         })?;
     }
-    publish(&root.join("bin/fsx"), &home.cache.join("binaries"), "fsx")
+    publish(&fsx_program(home), &home.cache.join("binaries"), "fsx")
 }
 
 fn static_linking() -> String {

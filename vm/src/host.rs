@@ -109,9 +109,9 @@ pub const TO_BUILD_IMAGES: [Need; 4] = [
     },
 ];
 
-/// What the tests on the host need besides: a real NBD client, and programs to
-/// run on the filesystem.
-pub const TO_TEST: [Need; 2] = [
+/// What the tests on the host need besides: a real NBD client, programs to run on the
+/// filesystem, and filesystems to lay below it.
+pub const TO_TEST: [Need; 5] = [
     Need {
         what: "qemu-io",
         package: Package {
@@ -122,6 +122,17 @@ pub const TO_TEST: [Need; 2] = [
         },
     },
     need("git", "git"),
+    need("mkfs.ext4", "e2fsprogs"),
+    need("mkfs.xfs", "xfsprogs"),
+    Need {
+        what: "mkfs.btrfs",
+        package: Package {
+            debian: "btrfs-progs",
+            fedora: "btrfs-progs",
+            arch: "btrfs-progs",
+            suse: "btrfsprogs",
+        },
+    },
 ];
 
 /// A C++ compiler.

@@ -112,7 +112,8 @@ pub(crate) fn run(
     command
         .args(["--profile", nextest_profile])
         .stdin(Stdio::null())
-        .env(RUN_VARIABLE, run.path());
+        .env(RUN_VARIABLE, run.path())
+        .env("PLUGPULL_FSX", plugpull_lab::artifacts::fsx_program(home));
     if bless {
         command.env("INSTA_UPDATE", "always");
     } else {
