@@ -67,6 +67,11 @@ impl OpenFile {
         }
     }
 
+    /// The descriptor.
+    pub(crate) fn descriptor(&self) -> &OwnedFd {
+        &self.fd
+    }
+
     /// Whether it was opened with `O_APPEND`, of which the descriptor knows nothing.
     pub(crate) fn appends(&self) -> bool {
         self.appends

@@ -60,6 +60,12 @@ impl Kernel {
         (kernel, found)
     }
 
+    /// open_by_handle_at(2) with flags of open(2).
+    pub(super) fn open_file(&self, handle: &FileHandle, flags: OFlags) -> Result<OwnedFd> {
+        let mount = self.mount.as_ref().ok_or(Errno::PERM)?;
+        sys::open_by_handle(mount, handle, flags)
+    }
+
     fn try_handles(&self, root: &OwnedFd) -> Probed {
         let kind = fstatfs(root).map_err(|_| "the filesystem below does not say what it is")?;
         if !PERSISTENT.iter().any(|(_, number)| *number == kind.f_type) {
@@ -95,8 +101,6 @@ impl Lower for Kernel {
     }
 
     fn open_by_handle(&self, handle: &FileHandle) -> Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mount = self.mount.as_ref().ok_or(Errno::PERM)?;
-        sys::open_by_handle(mount, handle, flags)
+        self.open_file(handle, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)
     }
 }

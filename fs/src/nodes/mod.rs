@@ -60,7 +60,6 @@ impl Kind {
 #[derive(Debug)]
 pub(crate) struct Node<F = OwnedFd> {
     fd: F,
-    kind: Kind,
     generation: u32,
 }
 
@@ -70,11 +69,6 @@ impl<F> Node<F> {
     /// (`fuse_stale_inode` in fs/fuse/fuse_i.h).
     pub(crate) fn generation(&self) -> u64 {
         self.generation.into()
-    }
-
-    /// What it is; an inode does not change its kind.
-    pub(crate) fn kind(&self) -> FileType {
-        self.kind.file_type()
     }
 }
 

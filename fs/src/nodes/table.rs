@@ -30,7 +30,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, openat};
 use rustix::process::{Resource, getrlimit};
 
 use super::handle::{FileHandle, Form, Identity};
@@ -150,7 +150,52 @@ impl NodeTable {
     }
 }
 
+impl NodeTable<Kernel> {
+    /// Opens the inode of a node itself, whatever its name is by now, with these flags of
+    /// open(2).
+    ///
+    /// # Errors
+    /// Those of [`NodeTable::get`] and open(2).
+    pub(crate) fn open(&self, id: NodeId, flags: OFlags) -> Result<OwnedFd> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+        match self.handle_to_open(id) {
+            Some(handle) => self.lower.open_file(&handle, flags),
+            None => {
+                let link = self.get(id)?.magic_link();
+                openat(CWD, link.as_c_str(), flags, Mode::empty())
+            }
+        }
+    }
+
+    /// The handle of a node that is not pinned: one that has no name can be found by its
+    /// descriptor alone.
+    fn handle_to_open(&self, id: NodeId) -> Option<FileHandle> {
+        if !self.resolves_by_handle() || id == NodeId::ROOT {
+            return None;
+        }
+        let shard = self.shard(id);
+        let entry = shard.entries.get(&id)?;
+        if entry.held == Held::Pinned {
+            return None;
+        }
+        self.handle_of(id, entry, &shard)
+    }
+}
+
 impl<L: Lower> NodeTable<L> {
+    /// What a node is; an inode does not change its kind.
+    ///
+    /// # Errors
+    /// ESTALE when the id is unknown.
+    pub(crate) fn kind(&self, id: NodeId) -> Result<FileType> {
+        if id == NodeId::ROOT {
+            return Ok(FileType::Directory);
+        }
+        let shard = self.shard(id);
+        let entry = shard.entries.get(&id).ok_or(Errno::STALE)?;
+        Ok(entry.kind.file_type())
+    }
+
     /// A table of inodes of `lower`, resolved by handle if there is one of the root,
     /// with `slots` cached descriptors in each shard, at most 256.
     pub(super) fn with(
@@ -169,7 +214,6 @@ impl<L: Lower> NodeTable<L> {
             resolve: root_handle.map_or(Resolve::Pinned, Resolve::Handle),
             root: Arc::new(Node {
                 fd: root,
-                kind,
                 generation: 0,
             }),
             root_ino: stat.st_ino,
@@ -208,23 +252,18 @@ impl<L: Lower> NodeTable<L> {
         if id == NodeId::ROOT {
             return Ok(Arc::clone(&self.root));
         }
-        let (identity, kind, handle) = {
+        let (identity, handle) = {
             let mut shard = self.shard(id);
             if let Some(node) = shard.held(id) {
                 return Ok(node);
             }
             let entry = shard.entries.get(&id).ok_or(Errno::STALE)?;
-            (
-                entry.identity(),
-                entry.kind,
-                self.handle_of(id, entry, &shard),
-            )
+            (entry.identity(), self.handle_of(id, entry, &shard))
         };
         let opened = self.lower.open_by_handle(&handle.ok_or(Errno::STALE)?);
         let opened = opened.map(|fd| {
             Arc::new(Node {
                 fd,
-                kind,
                 generation: identity.generation,
             })
         });
@@ -284,7 +323,7 @@ impl<L: Lower> NodeTable<L> {
     fn count(&self, id: NodeId) -> Option<Arc<Node<L::Fd>>> {
         let mut shard = self.shard(id);
         let node = shard.held(id)?;
-        shard.entries.get_mut(&id)?.lookups += 1;
+        shard.count(id);
         Some(node)
     }
 
@@ -313,6 +352,38 @@ impl<L: Lower> NodeTable<L> {
         })
     }
 
+    /// Notes one lookup of an inode that was just made and that `file` keeps open, and says
+    /// its generation and what fstat(2) said of it. No descriptor is kept; where one
+    /// must be, or the inode has no name and is to be pinned, nothing is noted.
+    ///
+    /// # Errors
+    /// Those of [`NodeTable::enter`].
+    pub(crate) fn enter_made(&self, file: &L::Fd) -> Result<Option<(u64, Stat)>> {
+        let Resolve::Handle(root) = &self.resolve else {
+            return Ok(None);
+        };
+        let stat = self.lower.stat(file)?;
+        if stat.st_dev != self.device {
+            return Err(Errno::XDEV);
+        }
+        if stat.st_nlink == 0 {
+            return Ok(None);
+        }
+        let handle = self.lower.name_to_handle(file)?;
+        let identity = Identity::of(&handle, stat.st_ino, root);
+        let id = self.id_of(stat.st_ino);
+        let kind = Kind::of(stat.st_mode);
+        let mut shard = self.shard(id);
+        let generation = match shard.held(id) {
+            Some(held) => {
+                shard.count(id);
+                held.generation
+            }
+            None => shard.note(id, identity, kind, Some(&handle)),
+        };
+        Ok(Some((generation.into(), stat)))
+    }
+
     /// Notes one lookup of an inode whose descriptor was not held a moment ago.
     fn insert(&self, id: NodeId, found: Found<L::Fd>) -> Arc<Node<L::Fd>> {
         let Found {
@@ -321,46 +392,15 @@ impl<L: Lower> NodeTable<L> {
             handle,
             kind,
         } = found;
-        let mut node = Arc::new(Node {
-            fd,
-            kind,
-            generation: identity.generation,
-        });
         let mut shard = self.shard(id);
         if let Some(held) = shard.held(id) {
             // The same inode: see above. Our descriptor closes after the lock.
-            if let Some(entry) = shard.entries.get_mut(&id) {
-                entry.lookups += 1;
-            }
+            shard.count(id);
             drop(shard);
             return held;
         }
-        let known = shard.is_known(id, identity, handle.as_ref());
-        let entry = match shard.entries.entry(id) {
-            Place::Vacant(place) => place.insert(Entry {
-                lookups: 0,
-                generation: identity.generation,
-                form: identity.form,
-                kind,
-                held: Held::No,
-            }),
-            Place::Occupied(place) => place.into_mut(),
-        };
-        entry.lookups += 1;
-        if !known {
-            // The number was given to a new file behind the mount's back. The kernel
-            // learns it from the generation; what it still holds of the old file it
-            // forgets by number.
-            if active(Mutant::StaleGeneration)
-                && let Some(node) = Arc::get_mut(&mut node)
-            {
-                node.generation = entry.generation;
-            }
-            entry.generation = identity.generation;
-            entry.form = identity.form;
-            entry.kind = kind;
-            shard.keep_whole(id, identity, handle.as_ref());
-        }
+        let generation = shard.note(id, identity, kind, handle.as_ref());
+        let node = Arc::new(Node { fd, generation });
         let thrown_out = if self.resolves_by_handle() {
             shard.cache(id, Arc::clone(&node))
         } else {
@@ -396,7 +436,6 @@ impl<L: Lower> NodeTable<L> {
         let (identity, handle) = (found.identity, found.handle);
         let node = Arc::new(Node {
             fd: found.fd,
-            kind: found.kind,
             generation: identity.generation,
         });
         let mut shard = self.shard(id);
@@ -527,6 +566,52 @@ impl<F> Shard<F> {
                 Some(Arc::clone(&slot.node))
             }
         }
+    }
+
+    /// Counts one more lookup of a known node.
+    fn count(&mut self, id: NodeId) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.lookups += 1;
+        }
+    }
+
+    /// Counts one lookup of an inode of which no descriptor is held, known or not;
+    /// returns the generation to show.
+    fn note(
+        &mut self,
+        id: NodeId,
+        identity: Identity,
+        kind: Kind,
+        handle: Option<&FileHandle>,
+    ) -> u32 {
+        let known = self.is_known(id, identity, handle);
+        let entry = match self.entries.entry(id) {
+            Place::Vacant(place) => place.insert(Entry {
+                lookups: 0,
+                generation: identity.generation,
+                form: identity.form,
+                kind,
+                held: Held::No,
+            }),
+            Place::Occupied(place) => place.into_mut(),
+        };
+        entry.lookups += 1;
+        if known {
+            return identity.generation;
+        }
+        // New, or the number was given to a new file behind the mount's back. The kernel
+        // learns it from the generation; what it still holds of the old file it forgets
+        // by number.
+        let shown = if active(Mutant::StaleGeneration) {
+            entry.generation
+        } else {
+            identity.generation
+        };
+        entry.generation = identity.generation;
+        entry.form = identity.form;
+        entry.kind = kind;
+        self.keep_whole(id, identity, handle);
+        shown
     }
 
     /// Whether the id stands for the inode with this identity.

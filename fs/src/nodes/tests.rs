@@ -167,7 +167,8 @@ fn every_kind_of_inode_is_found_again() {
             (stat.st_ino, stat.st_mode),
             "{name}"
         );
-        assert_eq!(node.kind(), FileType::from_raw_mode(stat.st_mode), "{name}");
+        let kind = table.kind(table.id_of(stat.st_ino));
+        assert_eq!(kind, Ok(FileType::from_raw_mode(stat.st_mode)), "{name}");
     }
 }
 
@@ -267,11 +268,12 @@ fn the_root_is_one_and_another_device_is_refused() {
 fn a_filesystem_that_may_lose_handles_is_not_resolved_by_them() {
     let table = NodeTable::new(path_fd(Path::new("/proc/sys"))).unwrap();
     assert!(!table.resolves_by_handle());
-    let (node, stat) = table
+    let (_node, stat) = table
         .enter(path_fd(Path::new("/proc/sys/kernel/ostype")))
         .unwrap();
-    assert_eq!(node.kind(), FileType::RegularFile);
-    table.get(table.id_of(stat.st_ino)).unwrap();
+    let id = table.id_of(stat.st_ino);
+    assert_eq!(table.kind(id), Ok(FileType::RegularFile));
+    table.get(id).unwrap();
 }
 
 /// A filesystem with every inode number, each a regular file with ext4's handle.
@@ -324,4 +326,21 @@ fn a_million_known_inodes_take_less_than_80_bytes_each() {
         table.forget(NodeId(ino), 1);
     }
     assert_eq!(table.known(), (0, 0));
+}
+
+#[test]
+fn what_was_just_made_is_counted_and_no_descriptor_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = NodeTable::new(path_fd(dir.path())).unwrap();
+    let made = OwnedFd::from(std::fs::File::create_new(dir.path().join("f")).unwrap());
+    let (generation, stat) = table.enter_made(&made).unwrap().unwrap();
+    let id = table.id_of(stat.st_ino);
+    assert_eq!(table.known(), (1, 1));
+    // A lookup finds the same inode, by its handle alone.
+    drop(made);
+    let (found, _) = table.enter(path_fd(&dir.path().join("f"))).unwrap();
+    assert_eq!((found.generation(), table.known()), (generation, (1, 2)));
+    table.open(id, OFlags::RDWR).unwrap();
+    table.forget(id, 2);
+    assert_eq!(table.open(id, OFlags::RDWR).unwrap_err(), Errno::STALE);
 }

@@ -89,8 +89,7 @@ impl Passthrough {
     /// # Errors
     /// Those of open(2).
     pub fn opendir(&self, node: NodeId) -> Result<HandleId> {
-        let node = self.nodes.get(node)?;
-        let fd = Self::reopen(&node, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let fd = self.nodes.open(node, OFlags::RDONLY | OFlags::DIRECTORY)?;
         self.handles.enter_dir(OpenDir::new(fd))
     }
 

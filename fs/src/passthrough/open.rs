@@ -8,6 +8,7 @@ use plugpull_fuse::{BackingId, Device};
 use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 
 use super::{CachePolicy, Entry, IoMode, Passthrough, check_name, clearing_set_id};
+use crate::attr::attr_of;
 use crate::caller::without_fsetid;
 use crate::handles::OpenFile;
 use crate::mutant::{self, Mutant};
@@ -78,18 +79,19 @@ impl Passthrough {
         clears_set_id: Option<Caller>,
         backing: &impl Backing,
     ) -> Result<Opened> {
-        let node = self.nodes.get(id)?;
-        if node.kind() != FileType::RegularFile {
+        if self.nodes.kind(id)? != FileType::RegularFile {
             return Err(Errno::NXIO);
         }
         let mut how = self.lower_flags(flags);
         how.set(OFlags::TRUNC, flags & libc::O_TRUNC != 0);
         let mut direct = self.settings.io == IoMode::Direct;
-        let truncates = how.contains(OFlags::TRUNC);
-        let clears_set_id = clears_set_id.filter(|_| truncates);
-        let open = |how| {
-            let opened = clearing_set_id(clears_set_id, &*node, || Self::reopen(&node, how));
-            opened.map(|(file, _)| file)
+        let clears_set_id = clears_set_id.filter(|_| how.contains(OFlags::TRUNC));
+        let open = |how| match clears_set_id {
+            None => self.nodes.open(id, how),
+            by => {
+                let node = self.nodes.get(id)?;
+                clearing_set_id(by, &*node, || self.nodes.open(id, how)).map(|(file, _)| file)
+            }
         };
         let file = match open(how) {
             // An append-only inode (FS_APPEND_FL) is opened with the flag or not at all.
@@ -180,14 +182,19 @@ impl Passthrough {
     }
 
     fn enter_created(&self, file: OpenFile, backing: &impl Backing) -> Result<(Entry, Opened)> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let path_fd = openat(
-            rustix::fs::CWD,
-            MagicLink::of(&file).as_c_str(),
-            flags,
-            Mode::empty(),
-        )?;
-        let (entry, _) = self.enter(path_fd)?;
+        let entry = match self.nodes.enter_made(file.descriptor())? {
+            Some((generation, stat)) => Entry {
+                node: self.nodes.id_of(stat.st_ino),
+                generation,
+                attr: attr_of(&stat),
+            },
+            None => {
+                let flags = OFlags::PATH | OFlags::CLOEXEC;
+                let link = MagicLink::of(&file);
+                let path_fd = openat(rustix::fs::CWD, link.as_c_str(), flags, Mode::empty())?;
+                self.enter(path_fd)?.0
+            }
+        };
         let direct = self.settings.io == IoMode::Direct;
         match self.enter_open(entry.node, file, direct, backing) {
             Ok(opened) => Ok((entry, opened)),
