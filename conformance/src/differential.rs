@@ -13,9 +13,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use clap::ValueEnum as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
 
+use crate::client::Client;
 use crate::known::{self, KnownDifference};
 use crate::op::{Base, Octal, Op, Place, SLOTS, Target, User};
 use crate::outcome::When;
@@ -55,6 +57,10 @@ pub struct Options {
     /// Make the mount look wrong in one way, which must be found
     #[arg(long, value_name = "FAULT")]
     pub plant: Option<Plant>,
+    /// The mount is a FUSE server's that has its reads and writes done so: leave out the
+    /// calls that the kernel's client does not carry to any such server
+    #[arg(long, value_name = "HOW")]
+    pub fuse: Option<Client>,
     /// Leave out calls that contain this text in the script; `birth` leaves out birth
     /// times
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -130,6 +136,8 @@ fn run_seed(options: &Options, seed: u64, report: &mut Report) -> Result<Option<
     let mut runner = TestRunner::new_with_rng(config, random);
     let (serial, counts) = (Cell::new(0), RefCell::new(report));
     let broken = RefCell::new(None);
+    let mut left_out = options.fuse.map_or_else(Vec::new, Client::left_out);
+    left_out.extend_from_slice(&options.without);
     let outcome = runner.run(&sequences(options.ops), |steps| {
         if broken.borrow().is_some() {
             // Nothing to be learnt by shrinking on a broken mount.
@@ -139,6 +147,7 @@ fn run_seed(options: &Options, seed: u64, report: &mut Report) -> Result<Option<
         let name = format!("case-{}-{seed}-{}", std::process::id(), serial.get());
         let case = Case {
             options,
+            left_out: left_out.clone(),
             name,
             report: &counts,
         };
@@ -177,8 +186,11 @@ fn command(options: &Options, seed: u64) -> String {
     if let Some(source) = &options.source {
         command += &format!(" --source {}", source.display());
     }
+    if let Some(fuse) = options.fuse.and_then(|fuse| fuse.to_possible_value()) {
+        command += &format!(" --fuse {}", fuse.get_name());
+    }
     for text in &options.without {
-        command += &format!(" --without {text}");
+        command += &format!(" --without '{text}'");
     }
     command
 }
@@ -198,6 +210,8 @@ fn script(steps: &[Step], difference: &str, command: &str, seed: u64) -> String 
 struct Case<'a, 'b> {
     options: &'a Options,
     name: String,
+    /// Texts of calls that are not made.
+    left_out: Vec<String>,
     report: &'a RefCell<&'b mut Report>,
 }
 
@@ -240,7 +254,7 @@ impl Case<'_, '_> {
         }
         for (number, step) in steps.iter().enumerate() {
             let shown = format!("{:?}", step.op);
-            if self.options.without.iter().any(|text| shown.contains(text)) {
+            if self.left_out.iter().any(|text| shown.contains(text)) {
                 continue;
             }
             let mut calls = vec![step.op.clone()];

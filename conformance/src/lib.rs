@@ -14,6 +14,7 @@
 
 pub mod check;
 pub mod cli;
+pub mod client;
 pub mod differential;
 pub mod fsx;
 pub mod known;

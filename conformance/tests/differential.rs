@@ -26,6 +26,7 @@ fn compare(dir: &Path, plant: Option<Plant>, shrink_seconds: u32, cases: u64) ->
         seconds: None,
         shrink_seconds,
         plant,
+        fuse: None,
         without: Vec::new(),
     };
     run(&options).expect("the directories are there")

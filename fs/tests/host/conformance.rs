@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use plugpull_conformance::client::Client;
 use plugpull_conformance::{check, differential};
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -62,17 +63,13 @@ const LIMITS: &[Expected] = &[
     },
 ];
 
-/// What sequences leave out because of [`DEFECTS`] and [`LIMITS`], as text of the script.
-fn left_out(mode: &str) -> Vec<String> {
-    // An append-only inode (FS_APPEND_FL) is one to the filesystem below alone: the
-    // client's kernel lets fcntl(2) and mmap(2) try what they natively may not.
-    let mut texts = vec!["append: true"];
+/// How the kernel's client works in an I/O mode.
+fn client(mode: &str) -> Client {
     match mode {
-        "writeback" => texts.extend(["20000000000", "-3000000000", "-2147483648"]),
-        "passthrough" => texts.extend(["0o2755", "0o6777", "0o4755"]),
-        _ => {}
+        "writeback" => Client::Writeback,
+        "passthrough" => Client::Passthrough,
+        _ => Client::Requests,
     }
-    texts.into_iter().map(String::from).collect()
 }
 
 fn serve(source: &Path, mountpoint: &Path, mode: &str) -> Server {
@@ -92,7 +89,8 @@ fn compare(source: &Path, mount: &Path, plain: &Path, mode: &str, cases: u64) {
         seconds: None,
         shrink_seconds: 20,
         plant: None,
-        without: left_out(mode),
+        fuse: Some(client(mode)),
+        without: Vec::new(),
     };
     let report = differential::run(&options).expect("the mount stands");
     if let Some(failure) = report.failure {
@@ -289,7 +287,8 @@ fn mutants_are_caught_by_sequences() {
             seconds: None,
             shrink_seconds: 0,
             plant: None,
-            without: left_out("direct"),
+            fuse: Some(Client::Requests),
+            without: Vec::new(),
         };
         let report = differential::run(&options).expect("the mount stands");
         assert!(report.failure.is_some(), "{mutant} was not caught");

@@ -11,7 +11,7 @@ use super::Stage;
 use crate::{
     base::Kind,
     oracle::conformance::{Said, as_fsx_wrote, as_the_lower_filesystem, fsx_operations, said},
-    scenario::{Conformance, Count, OracleName},
+    scenario::{Conformance, Count, IoMode, Mount, OracleName, Server},
     session::{LOWER, Session},
 };
 
@@ -98,6 +98,7 @@ fn differential(stage: &Stage<'_>, story: &Conformance, at: &str) -> Vec<String>
         format!("--source={LOWER}/{mount}"),
         format!("--seed={seed}"),
         format!("--cases={}", story.sequences),
+        format!("--fuse={}", client(&stage.case.mount)),
     ];
     if story.damage {
         argv.push(format!("--plant={PLANT}"));
@@ -105,6 +106,20 @@ fn differential(stage: &Stage<'_>, story: &Conformance, at: &str) -> Vec<String>
         argv.push(String::from("--shrink-seconds=0"));
     }
     argv
+}
+
+/// How the guest's kernel works with the server, as plugpull-conformance calls it. By
+/// itself plugpull-fs takes the last of them where there is one.
+fn client(mount: &Mount) -> &'static str {
+    let io = match &mount.server {
+        Server::PlugpullFs { io, .. } => io.as_ref(),
+        Server::Native | Server::Program { .. } => return "requests",
+    };
+    match io.map_or("auto", IoMode::as_str) {
+        "cached" | "direct" => "requests",
+        "writeback" => "writeback",
+        _ => "passthrough",
+    }
 }
 
 fn fsx(stage: &Stage<'_>, story: &Conformance, at: &str, timeout: Duration) -> Vec<String> {
