@@ -64,7 +64,7 @@ impl Sandbox {
 
     /// The same, with no log of single requests.
     pub(crate) fn serve_quietly(&self) -> Server {
-        Server::start_logging("plugpull_fs=info", &self.source(), &self.mountpoint(), &[])
+        Server::start_quietly(&self.source(), &self.mountpoint(), &[])
     }
 }
 
@@ -92,6 +92,11 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(source: &Path, mountpoint: &Path, arguments: &[&str]) -> Self {
         Self::start_logging("plugpull_fs=trace", source, mountpoint, arguments)
+    }
+
+    /// The same, with no log of single requests.
+    pub(crate) fn start_quietly(source: &Path, mountpoint: &Path, arguments: &[&str]) -> Self {
+        Self::start_logging("plugpull_fs=info", source, mountpoint, arguments)
     }
 
     fn start_logging(filter: &str, source: &Path, mountpoint: &Path, arguments: &[&str]) -> Self {

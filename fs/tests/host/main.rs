@@ -8,6 +8,7 @@ mod command;
 mod conformance;
 mod directories;
 mod errors;
+mod exchange;
 mod files;
 mod harness;
 mod mutants;
