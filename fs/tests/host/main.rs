@@ -8,6 +8,7 @@ mod command;
 mod conformance;
 mod directories;
 mod errors;
+mod escape;
 mod exchange;
 mod files;
 mod harness;
