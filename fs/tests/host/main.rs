@@ -18,5 +18,6 @@ mod operations;
 mod permissions;
 #[cfg(feature = "host-postgres")]
 mod postgres;
+mod special;
 mod sync;
 mod tools;
