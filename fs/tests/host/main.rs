@@ -12,6 +12,7 @@ mod escape;
 mod exchange;
 mod files;
 mod harness;
+mod modes;
 mod mutants;
 mod nodes;
 mod operations;
