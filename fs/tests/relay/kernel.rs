@@ -5,6 +5,7 @@
 //! or checks is here, so any request can be made, also those that no kernel makes.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use plugpull_fs::adapter::Adapter;
@@ -28,7 +29,7 @@ pub struct Kernel {
     unique: u64,
     buffer: Vec<u8>,
     /// Removed after the mount on it has gone with the thread's namespace.
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// What came back.
@@ -70,7 +71,7 @@ impl Kernel {
             unique: 0,
             // More than a socket of default size takes at once.
             buffer: vec![0; 1 << 20],
-            _dir: dir,
+            dir,
         };
         let starter = std::thread::spawn(move || {
             Session::new(Device::from(theirs), Adapter::new(fs)).expect("a handshake")
@@ -84,6 +85,11 @@ impl Kernel {
         let session = starter.join().expect("the session's start");
         std::thread::spawn(move || session.run(4).expect("serve until the socket closes"));
         kernel
+    }
+
+    /// The directory that the server shows.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Sends one request as root and waits for its answer, which is none for FORGET.

@@ -1,6 +1,7 @@
 //! The server behind a socket instead of `/dev/fuse`: what it does with requests that
 //! no kernel makes. Needs root, for a tmpfs of its own.
 
+mod borders;
 mod kernel;
 
 use kernel::Kernel;
