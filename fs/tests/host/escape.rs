@@ -17,7 +17,8 @@ use crate::harness::{Sandbox, shell};
 const POLICIES: [&str; 3] = ["none", "auto", "always"];
 
 fn hold(dir: &Path) -> OwnedFd {
-    rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap()
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(dir, flags, Mode::empty()).unwrap()
 }
 
 /// Device and inode number, by which two names are found to be one directory.
@@ -270,6 +271,14 @@ fn the_server_stays_with_the_directory_that_it_was_given() {
         let read = || fs::read_to_string(mount.join("d/name")).unwrap();
         assert_eq!(read(), "source");
         renameat_with(CWD, &source, CWD, &outside, RenameFlags::EXCHANGE).unwrap();
+        // Or something is mounted over it.
+        mount_bind(&outside, &source).unwrap();
+        assert_eq!(
+            fs::read_to_string(source.join("d/name")).unwrap(),
+            "outside"
+        );
+        assert_eq!(read(), "source");
+        unmount(&source, UnmountFlags::empty()).unwrap();
         move_to(&source, &moved);
         symlink(&outside, &source).unwrap();
         assert_eq!(read(), "source");
