@@ -438,13 +438,16 @@ impl Adapter {
     }
 
     fn on_file(&self, request: &Request<'_>, reply: Reply<'_>) {
+        let by = caller(request.header, 0);
         match request.operation {
             Operation::Fallocate(arg) => {
                 let mode = arg.mode.cast_signed();
-                let done = self
-                    .fs
-                    .fallocate(arg.fh.into(), arg.offset, arg.length, mode);
-                reply.empty(done);
+                let range = (arg.offset, arg.length);
+                let done = self.fs.fallocate(by, arg.fh.into(), range, mode);
+                if done == Ok(true) {
+                    forget_mode(request.header.nodeid.into(), reply.device());
+                }
+                reply.empty(done.map(|_| ()));
             }
             Operation::Lseek(arg) => {
                 let whence = arg.whence.cast_signed();
@@ -458,7 +461,11 @@ impl Adapter {
             Operation::CopyFileRange { arg, wide } => {
                 let from = (arg.fh_in.into(), arg.off_in);
                 let to = (arg.fh_out.into(), arg.off_out);
-                answer_count(reply, self.fs.copy_file_range(from, to, arg.len), wide);
+                let copied = self.fs.copy_file_range(by, from, to, arg.len);
+                if copied.is_ok_and(|copied| copied.cleared_set_id) {
+                    forget_mode(arg.nodeid_out.into(), reply.device());
+                }
+                answer_count(reply, copied.map(|copied| copied.count), wide);
             }
             Operation::Ioctl { arg, data } => {
                 let on_dir = arg.flags & abi::IOCTL_DIR != 0;

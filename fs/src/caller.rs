@@ -88,6 +88,11 @@ pub(crate) fn without_fsetid<T>(change: impl FnOnce() -> Result<T>) -> Result<T>
 }
 
 impl Caller {
+    /// This caller, unless it is the superuser, who may keep set-id bits.
+    pub(crate) fn unless_root(self) -> Option<Self> {
+        (self.uid != 0).then_some(self)
+    }
+
     /// Runs `change`, which alters a file of the group `file_gid`, so that the lower
     /// filesystem clears set-id bits as for this caller: one without `CAP_FSETID`, in the
     /// file's group or not (`setattr_should_drop_sgid` in fs/attr.c).

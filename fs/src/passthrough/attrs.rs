@@ -3,8 +3,8 @@
 use plugpull_fuse::SetTime;
 use plugpull_fuse::abi::{Attr, Kstatfs, Statx};
 use rustix::fs::{
-    Access, AtFlags, CWD, Gid, Mode, OFlags, StatxFlags, Timestamps, Uid, accessat, chmodat,
-    chownat, fstat, fstatvfs, ftruncate, statx, syncfs, utimensat,
+    Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxFlags, Timestamps, Uid, accessat,
+    chmodat, chownat, fstat, fstatvfs, ftruncate, statx, syncfs, utimensat,
 };
 
 use super::{Passthrough, clearing_set_id};
@@ -83,6 +83,7 @@ impl Passthrough {
         handle: Option<HandleId>,
         change: &SetAttr,
     ) -> Result<Attr> {
+        let kind = self.nodes.kind(node)?;
         let node = self.nodes.get(node)?;
         if [change.uid, change.gid].contains(&Some(u32::MAX)) {
             // No id: to chown(2) it says "leave it", which is not what was asked for.
@@ -93,8 +94,8 @@ impl Passthrough {
             let gid = change.gid.map(Gid::from_raw);
             // The kernel asks for this with every change of owner; chown(2) does what
             // the caller's rights say, and the superuser keeps what it leaves.
-            let kills = change.kill_suidgid && caller.uid != 0;
-            clearing_set_id(kills.then_some(caller), &*node, || {
+            let by = caller.unless_root().filter(|_| change.kill_suidgid);
+            clearing_set_id(by, &*node, || {
                 chownat(&*node, "", uid, gid, AtFlags::EMPTY_PATH)
             })?;
         }
@@ -115,6 +116,9 @@ impl Passthrough {
                 || match handle {
                     // ftruncate(2): this descriptor may write, whatever the mode says by now.
                     Some(handle) => ftruncate(&*self.handles.file(handle)?, size),
+                    // As truncate(2); opened for it, a fifo would wait and a device act.
+                    None if kind == FileType::Directory => Err(Errno::ISDIR),
+                    None if kind != FileType::RegularFile => Err(Errno::INVAL),
                     None => ftruncate(Self::reopen(&node, OFlags::WRONLY)?, size),
                 },
             )?;

@@ -87,8 +87,11 @@ impl Passthrough {
     /// opendir(3).
     ///
     /// # Errors
-    /// Those of open(2).
+    /// Those of open(2); ENOTDIR for anything else, which is not opened.
     pub fn opendir(&self, node: NodeId) -> Result<HandleId> {
+        if self.nodes.kind(node)? != FileType::Directory {
+            return Err(Errno::NOTDIR);
+        }
         let fd = self.nodes.open(node, OFlags::RDONLY | OFlags::DIRECTORY)?;
         self.handles.enter_dir(OpenDir::new(fd))
     }

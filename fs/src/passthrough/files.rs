@@ -177,14 +177,25 @@ impl Passthrough {
         }
     }
 
-    /// fallocate(2) with its modes as they are; the lower filesystem judges them.
+    /// fallocate(2) with its modes as they are; the lower filesystem judges them. Returns
+    /// whether the file had set-id bits that may be gone now: the kernel leaves it to
+    /// the server to clear them, and does not say so in the request.
     ///
     /// # Errors
     /// Those of fallocate(2).
-    pub fn fallocate(&self, handle: HandleId, offset: u64, length: u64, mode: i32) -> Result<()> {
+    pub fn fallocate(
+        &self,
+        caller: Caller,
+        handle: HandleId,
+        (offset, length): (u64, u64),
+        mode: i32,
+    ) -> Result<bool> {
         let file = self.handles.file(handle)?;
         let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
-        fallocate(&*file, mode, offset, length)
+        let changed = clearing_set_id(caller.unless_root(), &*file, || {
+            fallocate(&*file, mode, offset, length)
+        });
+        changed.map(|((), cleared_set_id)| cleared_set_id)
     }
 
     /// lseek(2) with `SEEK_DATA` or `SEEK_HOLE`; the kernel does the others itself.
@@ -203,27 +214,34 @@ impl Passthrough {
         seek(&*file, from)
     }
 
-    /// copy_file_range(2) between two open files.
+    /// copy_file_range(2) between two open files; a write like any other to the second.
     ///
     /// # Errors
     /// Those of copy_file_range(2).
     pub fn copy_file_range(
         &self,
+        caller: Caller,
         from: (HandleId, u64),
         to: (HandleId, u64),
         length: u64,
-    ) -> Result<usize> {
+    ) -> Result<Written> {
         let source = self.handles.file(from.0)?;
         let sink = self.handles.file(to.0)?;
         let length = usize::try_from(length.min(MAX_COPY)).map_err(|_| Errno::INVAL)?;
         let (mut read_at, mut write_at) = (from.1, to.1);
-        rustix::fs::copy_file_range(
-            &*source,
-            Some(&mut read_at),
-            &*sink,
-            Some(&mut write_at),
-            length,
-        )
+        let (count, cleared_set_id) = clearing_set_id(caller.unless_root(), &*sink, || {
+            rustix::fs::copy_file_range(
+                &*source,
+                Some(&mut read_at),
+                &*sink,
+                Some(&mut write_at),
+                length,
+            )
+        })?;
+        Ok(Written {
+            count,
+            cleared_set_id,
+        })
     }
 }
 

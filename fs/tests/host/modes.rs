@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::fs::{Access, AtFlags, CWD, FallocateFlags, Gid, Mode, OFlags, Uid, XattrFlags};
 
 use crate::harness::{Sandbox, Server};
 
@@ -240,4 +240,80 @@ fn so_does_a_member_of_a_supplementary_group() {
 #[test]
 fn so_it_does_when_nothing_is_cached() {
     compare(&[GROUP], &["--cache", "none", "--io", "direct"]);
+}
+
+/// Changes the content of files that run as somebody else, as one who may write them.
+fn change_contents(dir: &Path) {
+    let open = |name: &str| {
+        let file = fs::File::options()
+            .read(true)
+            .write(true)
+            .open(dir.join(name));
+        file.unwrap()
+    };
+    std::os::unix::fs::FileExt::write_at(&open("write"), b"new", 0).unwrap();
+    open("truncate").set_len(3).unwrap();
+    let (none, keep) = (FallocateFlags::empty(), FallocateFlags::KEEP_SIZE);
+    for (name, mode) in [
+        ("allocate", none),
+        ("keep size", keep),
+        ("punch", keep | FallocateFlags::PUNCH_HOLE),
+        ("zero", FallocateFlags::ZERO_RANGE),
+    ] {
+        rustix::fs::fallocate(open(name), mode, 0, 9).unwrap();
+    }
+    let from = open("from");
+    let copied = rustix::fs::copy_file_range(&from, Some(&mut 0), open("copy"), Some(&mut 0), 3);
+    assert_eq!(copied, Ok(3));
+}
+
+#[test]
+fn set_id_bits_go_with_every_change_of_the_content_by_another_user() {
+    let names = [
+        "write",
+        "truncate",
+        "allocate",
+        "keep size",
+        "punch",
+        "zero",
+        "copy",
+    ];
+    for arguments in [
+        &[][..],
+        &["--cache", "none", "--io", "direct"],
+        &["--io", "writeback"],
+    ] {
+        let sandbox = Sandbox::new();
+        let (source, mount, native) = (sandbox.source(), sandbox.mountpoint(), sandbox.native());
+        for dir in [&source, &native] {
+            for name in names.iter().chain(&["from"]) {
+                fs::write(dir.join(name), "content").unwrap();
+                fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o6777)).unwrap();
+            }
+        }
+        let server = Server::start_quietly(&source, &mount, arguments);
+        let modes =
+            |dir: &Path| names.map(|name| (name, fs::metadata(dir.join(name)).unwrap().mode()));
+        // Known to the kernel beforehand.
+        assert_eq!(modes(&mount), names.map(|name| (name, 0o106_777)));
+        as_user(&[], || {
+            [&native, &mount]
+                .into_iter()
+                .for_each(|dir| change_contents(dir))
+        });
+        assert_eq!(modes(&native), names.map(|name| (name, 0o100_777)));
+        assert_eq!(modes(&source), modes(&native), "{arguments:?}");
+        assert_eq!(modes(&mount), modes(&native), "{arguments:?}");
+        // The superuser keeps them.
+        for dir in [&native, &source] {
+            for name in names {
+                fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o6777)).unwrap();
+            }
+        }
+        for dir in [&native, &mount] {
+            change_contents(dir);
+        }
+        assert_eq!(modes(&source), modes(&native), "{arguments:?}, superuser");
+        server.unmount();
+    }
 }

@@ -177,3 +177,20 @@ fn special_files_are_not_opened() {
     let (node, _) = create(&mut kernel, "f");
     assert_eq!(kernel.ask(OPEN, node, &words(&[0])).unwrap().errno, 0);
 }
+
+/// The kernel asks for no other size of what is not a regular file (truncate(2)); opened
+/// for it, a fifo would hold the thread until it has a reader, and a device would act.
+#[test]
+fn a_special_file_is_not_opened_to_change_its_size() {
+    let mut kernel = Kernel::with_server();
+    let zero = (1 << 8) | 5;
+    for (name, mode, device) in [("p", libc::S_IFIFO, 0), ("c", libc::S_IFCHR, zero)] {
+        let body = named(&[mode | 0o644, device, 0, 0], &[name]);
+        let made = kernel.ask(MKNOD, 1, &body).unwrap();
+        let node = u64::from_ne_bytes(made.body[..8].try_into().unwrap());
+        // FATTR_SIZE.
+        let size = [words(&[8]), vec![0; 80]].concat();
+        let answer = kernel.ask(SETATTR, node, &size).unwrap();
+        assert_eq!(answer.errno, libc::EINVAL, "{name}");
+    }
+}
