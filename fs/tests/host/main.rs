@@ -4,6 +4,7 @@
 //! With the feature `mutants` the same checks are run on wrong variants, which must
 //! fail them.
 
+mod cache;
 mod command;
 mod conformance;
 mod directories;
