@@ -13,6 +13,7 @@ mod escape;
 mod exchange;
 mod files;
 mod harness;
+mod limits;
 mod modes;
 mod mutants;
 mod nodes;
