@@ -431,7 +431,10 @@ impl Adapter {
                 trace!(fh, datasync = data_only, "FSYNCDIR");
                 self.fs.fsyncdir(fh.into(), data_only)
             }
-            Operation::Syncfs => self.fs.syncfs(),
+            Operation::Syncfs => {
+                trace!("SYNCFS");
+                self.fs.syncfs()
+            }
             Operation::Access { mask } => self.fs.access(request.header.nodeid.into(), mask),
             _ => Err(Errno::IO),
         }

@@ -138,3 +138,35 @@ fn synchronous_writes_are_synchronous_below() {
         );
     }
 }
+
+/// Which requests arrived at a server after a write and syncfs(2) on its mount.
+fn requests_after_syncfs(mode: &str) -> Vec<String> {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve(&["--io", mode]);
+    let file = File::create(sandbox.mountpoint().join("f")).unwrap();
+    file.write_all_at(b"data", 0).unwrap();
+    rustix::fs::syncfs(&file).unwrap();
+    // The control: what is asked for on the file itself is logged.
+    file.sync_data().unwrap();
+    drop(file);
+    let (_, log) = server.unmount();
+    let kinds = ["WRITE ", "SYNCFS", "FSYNC ", "FSYNCDIR "];
+    log.iter()
+        .filter_map(|line| kinds.iter().find(|kind| line.contains(*kind)))
+        .map(|kind| kind.trim().to_owned())
+        .collect()
+}
+
+/// The kernel keeps syncfs(2) and sync(2) to itself: `fuse_sync_fs` in fs/fuse/inode.c
+/// asks the server only where `sync_fs` is set, and fs/fuse/virtio_fs.c alone sets it.
+#[test]
+fn syncfs_flushes_nothing_below() {
+    for mode in IO_MODES {
+        let expected: &[&str] = match mode {
+            // The kernel writes the file itself.
+            "passthrough" => &["FSYNC"],
+            _ => &["WRITE", "FSYNC"],
+        };
+        assert_eq!(requests_after_syncfs(mode), expected, "{mode}");
+    }
+}

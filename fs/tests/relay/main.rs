@@ -16,6 +16,7 @@ const READ: u32 = 15;
 const WRITE: u32 = 16;
 const GETXATTR: u32 = 22;
 const LISTXATTR: u32 = 23;
+const SYNCFS: u32 = 50;
 
 fn words(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
@@ -106,6 +107,14 @@ fn absurd_sizes_allocate_nothing_absurd() {
         .unwrap();
     let kib: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(kib < 512 << 10, "{peak}");
+}
+
+/// No kernel sends it yet; whoever does must not be told lies.
+#[test]
+fn syncfs_is_done_where_it_is_asked_for() {
+    let mut kernel = Kernel::with_server();
+    let answer = kernel.ask(SYNCFS, 1, &words(&[0])).unwrap();
+    assert_eq!(answer.errno, 0);
 }
 
 /// Whatever arrives, what wants an answer gets one, and the server lives on.
