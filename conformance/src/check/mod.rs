@@ -1,7 +1,7 @@
 //! Named scenarios: each runs on the mount and on the plain directory, and everything
 //! that it saw must be equal and, where a rule is written down, as the rule says.
 //!
-//! A scenario is a function of a [`scene::Scene`]; all control flow is here. They are
+//! A scenario is a function of a `Scene`; all control flow is here. They are
 //! deterministic, and `docs/semantics.md` points at them by name.
 
 mod attributes;
