@@ -248,6 +248,24 @@ fn a_name_that_cannot_be_looked_up_is_listed_all_the_same() {
 }
 
 #[test]
+fn o_direct_is_that_of_each_request() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("f"), "").unwrap();
+    let fs = mounted(dir.path());
+    let entry = fs.lookup(NodeId::ROOT, os("f")).unwrap();
+    let opened = fs.open(entry.node, libc::O_RDWR, None, &NoBacking).unwrap();
+    let file = fs.handles.file(opened.handle).unwrap();
+    for flags in [libc::O_RDWR, libc::O_RDWR | libc::O_DIRECT, libc::O_RDWR] {
+        // fcntl(2) came before it; the request carries what it left.
+        fs.read(entry.node, opened.handle, 0, &mut [], flags)
+            .unwrap();
+        let below = rustix::fs::fcntl_getfl(&*file).unwrap().bits();
+        let direct = libc::O_DIRECT.cast_unsigned();
+        assert_eq!(below & direct, flags.cast_unsigned() & direct);
+    }
+}
+
+#[test]
 fn no_id_is_not_an_owner() {
     let dir = tempfile::tempdir().unwrap();
     let fs = mounted(dir.path());

@@ -21,6 +21,7 @@ mod operations;
 mod permissions;
 #[cfg(feature = "host-postgres")]
 mod postgres;
+mod semantics;
 mod special;
 mod sync;
 mod tools;

@@ -11,6 +11,7 @@ use proptest::test_runner::{Config, TestRunner};
 const LOOKUP: u32 = 1;
 const MKDIR: u32 = 9;
 const RELEASE: u32 = 18;
+const FLUSH: u32 = 25;
 const CREATE: u32 = 35;
 const READ: u32 = 15;
 const WRITE: u32 = 16;
@@ -107,6 +108,18 @@ fn absurd_sizes_allocate_nothing_absurd() {
         .unwrap();
     let kib: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(kib < 512 << 10, "{peak}");
+}
+
+/// close(2) of a file whose handle is known says what the filesystem below says.
+#[test]
+fn flush_asks_the_file_of_the_handle() {
+    let mut kernel = Kernel::with_server();
+    let (node, handle) = create(&mut kernel, "f");
+    for (asked, errno) in [(handle, 0), (handle + 1, libc::EBADF)] {
+        let answer = kernel.ask(FLUSH, node, &words(&[asked, 0, 0])).unwrap();
+        assert_eq!(answer.errno, errno, "handle {asked} of {handle}");
+    }
+    assert_eq!(write(&mut kernel, node, handle), 0, "it stays open");
 }
 
 /// No kernel sends it yet; whoever does must not be told lies.
