@@ -1,5 +1,6 @@
 //! Real mounts on the host, in a mount namespace of their own; needs root and
-//! `/dev/fuse`, git and tar, and for the feature `host-postgres` a PostgreSQL.
+//! `/dev/fuse`, git, tar, perl, fsx, the mkfs programs of ext4, XFS and Btrfs, and for
+//! the feature `host-postgres` a PostgreSQL. `cargo xtask test` installs what is missing.
 //!
 //! With the feature `mutants` the same checks are run on wrong variants, which must
 //! fail them.
