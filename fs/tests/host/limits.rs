@@ -170,3 +170,19 @@ fn an_append_only_inode_is_one_below_alone() {
     assert_eq!(cleared(sandbox.mountpoint()), Ok(()));
     server.unmount();
 }
+
+#[test]
+fn a_chown_that_names_nobody_clears_nothing() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve(&[]);
+    let mode_after = |dir: std::path::PathBuf| {
+        let path = dir.join("f");
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o6755)).unwrap();
+        std::os::unix::fs::chown(&path, None, None).unwrap();
+        fs::metadata(&path).unwrap().mode() & 0o7777
+    };
+    assert_eq!(mode_after(sandbox.native()), 0o755);
+    assert_eq!(mode_after(sandbox.mountpoint()), 0o6755);
+    server.unmount();
+}
