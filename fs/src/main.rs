@@ -49,8 +49,9 @@ struct Cli {
     ///
     /// passthrough: the kernel reads, writes and maps the source's files itself (Linux
     /// 6.9 or later, as root); cached: through the page cache, written through;
-    /// writeback: through the page cache, written later; direct: each is a request of
-    /// its own; auto: passthrough where it can be had, else cached
+    /// writeback: through the page cache, written later, and changes of known files from
+    /// elsewhere go unnoticed under every cache policy; direct: each is a request of its
+    /// own; auto: passthrough where it can be had, else cached
     #[arg(long, value_name = "MODE")]
     io: Option<IoMode>,
     /// What may be believed when something else changes the source [default: auto]
@@ -206,7 +207,12 @@ fn default_threads() -> usize {
 }
 
 fn start_log(verbose: bool) {
-    let fallback = if verbose { "info" } else { "warn" };
+    // What was chosen is said once, when the mount stands.
+    let fallback = if verbose {
+        "info"
+    } else {
+        "warn,plugpull_fs::serve=info"
+    };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -18,7 +18,9 @@ pub enum IoMode {
     Passthrough,
     /// Through the kernel's page cache, written through.
     Cached,
-    /// Through the kernel's page cache, written back later, as a local filesystem does.
+    /// Through the kernel's page cache, written back later, as a local filesystem does. The
+    /// kernel trusts its own size and times of a file that it knows (`fuse_get_cache_mask`
+    /// in fs/fuse/inode.c), so changes from elsewhere go unnoticed under every policy.
     Writeback,
     /// Each read and write is a request; nothing is cached above the server.
     Direct,
