@@ -3,33 +3,39 @@
 //! A request wakes the thread that has waited longest (the device's queue is first in,
 //! first out), and a wake-up that crosses to another processor costs more than most
 //! requests: many waiting threads make a lone client slow. Too few leave a slow
-//! request, such as an fsync, in the way of all others. So one thread waits; who has
-//! answered parks when another does, and who takes a request while nobody waits any
-//! more calls one more, at once for a request that is known to be slow and otherwise at
-//! most every five milliseconds. Under load the threads that come find requests and stay.
-//! (With two that wait a lone client made half as many calls in a second, with four
-//! clients it is the same: docs/figures.md.)
+//! request in the way of all others. So one thread waits; who has answered parks when
+//! another does, and who takes a request while nobody waits any more calls one more at
+//! once if the request is known to be slow, such as an fsync. Any other may turn out to be
+//! slow as well: a watch looks every five milliseconds, while there are requests, and
+//! calls one more if nobody waits. Under load the threads that come find requests
+//! and stay. (With two that wait a lone client made half as many calls in a second,
+//! with four clients it is the same: docs/figures.md.)
 //!
 //! Architecture Invariant: not all threads are parked. One parks only when it has seen
 //! another waiting, and that one does not park before it has taken a request.
+//!
+//! Architecture Invariant: while there are more threads to be had, no request waits
+//! longer than the watch's interval because of others that are slow.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::Duration;
 
 /// How many threads wait for requests when there are none.
 pub(crate) const WAITING: usize = 1;
 
-/// How long after a thread was called nobody calls another for an ordinary request.
-const PAUSE_MICROSECONDS: u64 = 5000;
+/// How often the watch looks.
+const INTERVAL: Duration = Duration::from_millis(5);
 
-/// What a thread that takes a request is told to do.
+/// What a thread that takes a request, or the watch, is told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Call {
     /// Go on.
     Nobody,
     /// Start one more thread: all that exist are busy.
     NewThread,
+    /// End: the session has.
+    End,
 }
 
 /// The threads of a session, by what they are doing.
@@ -37,11 +43,11 @@ pub(crate) enum Call {
 pub(crate) struct Readers {
     most: usize,
     waiting: AtomicUsize,
-    begin: Instant,
-    /// When a thread was last called, in microseconds since `begin`.
-    called: AtomicU64,
+    /// Whether the watch has something to look at.
+    watching: AtomicBool,
     state: Mutex<State>,
     bell: Condvar,
+    watch_bell: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -59,10 +65,10 @@ impl Readers {
         Readers {
             most: most.max(1),
             waiting: AtomicUsize::new(0),
-            begin: Instant::now(),
-            called: AtomicU64::new(0),
+            watching: AtomicBool::new(false),
             state: Mutex::default(),
             bell: Condvar::new(),
+            watch_bell: Condvar::new(),
         }
     }
 
@@ -84,17 +90,26 @@ impl Readers {
         read
     }
 
-    /// Notes that a request was taken; calls another thread when nobody waits.
+    /// Notes that a request was taken; when nobody waits calls another thread or, unless
+    /// it is known to be slow, lets the watch see to that.
     pub(crate) fn taken(&self, slow: bool) -> Call {
         if self.waiting.load(Ordering::Relaxed) > 0 || self.most == 1 {
             return Call::Nobody;
         }
-        let now = u64::try_from(self.begin.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let last = self.called.load(Ordering::Relaxed);
-        if !slow && now.saturating_sub(last) < PAUSE_MICROSECONDS {
-            return Call::Nobody;
+        if slow {
+            return self.call();
         }
-        self.called.store(now, Ordering::Relaxed);
+        if !self.watching.swap(true, Ordering::AcqRel) {
+            // Under the lock, so that it does not fall between the watch's look and its
+            // going to sleep.
+            let _state = self.state();
+            self.watch_bell.notify_one();
+        }
+        Call::Nobody
+    }
+
+    /// Calls a parked thread, or asks for a new one.
+    fn call(&self) -> Call {
         let mut state = self.state();
         if state.parked > state.calls {
             state.calls += 1;
@@ -104,6 +119,36 @@ impl Readers {
             Call::NewThread
         } else {
             Call::Nobody
+        }
+    }
+
+    /// The watch: returns when a new thread is needed, or the session has ended.
+    pub(crate) fn watch(&self) -> Call {
+        loop {
+            let state = self.state();
+            let state = self
+                .watch_bell
+                .wait_while(state, |state| {
+                    !state.ended && !self.watching.load(Ordering::Acquire)
+                })
+                .unwrap_or_else(PoisonError::into_inner);
+            let (state, _) = self
+                .watch_bell
+                .wait_timeout_while(state, INTERVAL, |state| !state.ended)
+                .unwrap_or_else(PoisonError::into_inner);
+            if state.ended {
+                return Call::End;
+            }
+            drop(state);
+            self.watching.store(false, Ordering::Release);
+            if self.waiting.load(Ordering::Relaxed) == 0 {
+                // It goes on watching until somebody waits: who comes may take a slow
+                // request too, and knows nothing of it.
+                self.watching.store(true, Ordering::Release);
+                if self.call() == Call::NewThread {
+                    return Call::NewThread;
+                }
+            }
         }
     }
 
@@ -130,6 +175,7 @@ impl Readers {
     pub(crate) fn end(&self) {
         self.state().ended = true;
         self.bell.notify_all();
+        self.watch_bell.notify_all();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -155,18 +201,19 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_requests_call_once_in_a_while() {
-        let readers = Readers::new(9);
+    fn the_watch_calls_when_nobody_waits_and_ends_with_the_session() {
+        let readers = Readers::new(2);
         readers.started();
-        // As a request taken long after the last call, and one just after it.
-        readers.called.store(0, Ordering::Relaxed);
-        while readers.begin.elapsed().as_micros() <= u128::from(PAUSE_MICROSECONDS) {
-            std::hint::spin_loop();
-        }
-        assert_eq!(readers.taken(false), Call::NewThread);
-        assert_eq!(readers.taken(true), Call::NewThread);
-        readers.called.store(u64::MAX, Ordering::Relaxed);
-        assert_eq!(readers.taken(false), Call::Nobody);
+        assert_eq!(readers.taken(false), Call::Nobody, "the watch sees to it");
+        assert_eq!(readers.watch(), Call::NewThread);
+        readers.started();
+        std::thread::scope(|scope| {
+            let watch = scope.spawn(|| readers.watch());
+            // Both are busy and there are no more; then one waits, and it sleeps.
+            readers.wait(|| assert_eq!(readers.taken(false), Call::Nobody));
+            readers.end();
+            assert_eq!(watch.join().unwrap(), Call::End);
+        });
     }
 
     #[test]

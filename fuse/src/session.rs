@@ -175,8 +175,16 @@ impl<F: Filesystem> Session<F> {
         for _ in 0..threads.readers.first() {
             threads.start().map_err(SessionError::Thread)?;
         }
-        drop(threads);
-        ends.into_iter().collect()
+        let watch = thread::Builder::new()
+            .name("fuse-watch".into())
+            .spawn(move || threads.watch())
+            .map_err(SessionError::Thread)?;
+        let ended: Result<(), SessionError> = ends.into_iter().collect();
+        if ended.is_ok() {
+            // It ends when the first of the others does.
+            let _ended = watch.join();
+        }
+        ended
     }
 }
 
@@ -205,6 +213,21 @@ impl<F: Filesystem> Threads<F> {
         Ok(())
     }
 
+    /// Starts threads that slow requests make necessary, until the session ends.
+    fn watch(self) {
+        let Threads { ref readers, .. } = self;
+        while readers.watch() == Call::NewThread {
+            self.start_one_more();
+        }
+    }
+
+    fn start_one_more(&self) {
+        if let Err(error) = self.start() {
+            // Those that run go on; it is only slower.
+            tracing::warn!(%error, "cannot start another dispatch thread");
+        }
+    }
+
     fn dispatch(&self) -> Result<(), SessionError> {
         let shared = &self.shared;
         let mut buffer = Buffer::new(shared.max_write);
@@ -231,11 +254,8 @@ impl<F: Filesystem> Threads<F> {
     fn handle(&self, message: &[u8]) {
         match Request::parse(message, self.shared.setxattr_ext) {
             Ok(request) => {
-                if self.readers.taken(is_slow(&request.operation)) == Call::NewThread
-                    && let Err(error) = self.start()
-                {
-                    // Those that run go on; it is only slower.
-                    tracing::warn!(%error, "cannot start another dispatch thread");
+                if self.readers.taken(is_slow(&request.operation)) == Call::NewThread {
+                    self.start_one_more();
                 }
                 self.shared.serve(&request);
             }
