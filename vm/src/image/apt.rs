@@ -300,7 +300,14 @@ fn mmdebstrap(mirrors: &Mirrors, request: Request<'_>, dir: &Path) -> Cmd {
     // place first, tar follows them.
     let merge =
         r#"for d in bin sbin lib lib64; do mkdir -p "$1/usr/$d"; ln -s "usr/$d" "$1/$d"; done"#;
-    let cmd = host::command("mmdebstrap")
+    let program = if root {
+        // It mounts below the directory and takes that back at its end; killed, it
+        // cannot. In a mount namespace of its own everything goes with it.
+        host::command("unshare").args(["--mount", "--", "mmdebstrap"])
+    } else {
+        host::command("mmdebstrap")
+    };
+    let cmd = program
         .args([
             "--variant=extract",
             "--format=directory",
