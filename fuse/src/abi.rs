@@ -123,7 +123,6 @@ wire! {
     /// Followed by the name, and zeros up to a multiple of 8 bytes.
     Dirent { ino: u64, off: u64, namelen: u32, kind: u32, }
     NotifyInvalInodeOut { ino: u64, off: i64, len: i64, }
-    NotifyInvalEntryOut { parent: u64, namelen: u32, flags: u32, }
     /// For `FUSE_DEV_IOC_BACKING_OPEN`.
     BackingMap { fd: i32, flags: u32, padding: u64, }
 }
@@ -189,7 +188,6 @@ pub mod init {
     pub const ASYNC_DIO: u64 = 1 << 15;
     pub const WRITEBACK_CACHE: u64 = 1 << 16;
     pub const PARALLEL_DIROPS: u64 = 1 << 18;
-    pub const HANDLE_KILLPRIV: u64 = 1 << 19;
     pub const POSIX_ACL: u64 = 1 << 20;
     pub const ABORT_ERROR: u64 = 1 << 21;
     pub const MAX_PAGES: u64 = 1 << 22;
@@ -200,7 +198,6 @@ pub mod init {
     pub const INIT_EXT: u64 = 1 << 30;
     pub const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
     pub const PASSTHROUGH: u64 = 1 << 37;
-    pub const HAS_RESEND: u64 = 1 << 39;
 }
 
 /// Bits of `fuse_setattr_in.valid`.
@@ -249,6 +246,4 @@ pub const IOCTL_DIR: u32 = 1 << 4;
 #[expect(missing_docs, reason = "the names are the kernel's")]
 pub mod notify {
     pub const INVAL_INODE: i32 = 2;
-    pub const INVAL_ENTRY: i32 = 3;
-    pub const RESEND: i32 = 7;
 }

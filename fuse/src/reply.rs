@@ -260,12 +260,6 @@ impl Listing {
         &self.bytes
     }
 
-    /// Whether nothing is in it yet.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
     /// Adds a name for READDIR; returns whether there was room.
     #[must_use]
     pub fn push(&mut self, name: Name<'_>) -> bool {
