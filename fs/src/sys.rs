@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::fs::OFlags;
+use rustix::path::Arg;
 
 use crate::nodes::FileHandle;
 use crate::{Errno, Result};
@@ -97,30 +98,39 @@ pub(crate) fn close_number(fd: RawFd) -> Result<()> {
     }
 }
 
-/// The file handle of a descriptor's inode (name_to_handle_at(2)).
+/// The file handle of what a name in `dir` stands for, itself if it is a symbolic link,
+/// and the number of the mount that it is on; with an empty name those of `dir`
+/// (name_to_handle_at(2)).
 ///
 /// # Errors
-/// EOPNOTSUPP when the filesystem has none.
-pub(crate) fn name_to_handle(fd: &impl AsFd) -> Result<FileHandle> {
+/// EOPNOTSUPP when the filesystem has none; those of a walk to the name.
+pub(crate) fn name_to_handle(dir: &impl AsFd, name: impl Arg) -> Result<(FileHandle, MountId)> {
     let mut handle = FileHandle::room();
     let mut mount = 0;
-    // SAFETY: the path is a NUL-terminated constant; `FileHandle` has the layout of
-    // `struct file_handle` and says truly how much room it has; both pointers are to
-    // live locals.
-    let done = unsafe {
-        libc::name_to_handle_at(
-            fd.as_fd().as_raw_fd(),
-            c"".as_ptr(),
-            (&raw mut handle).cast(),
-            &raw mut mount,
-            libc::AT_EMPTY_PATH,
-        )
-    };
+    let dir = dir.as_fd().as_raw_fd();
+    let done = name.into_with_c_str(|name| {
+        // SAFETY: the name ends with a NUL; `FileHandle` has the layout of
+        // `struct file_handle` and says truly how much room it has; both pointers are to
+        // live locals.
+        Ok(unsafe {
+            libc::name_to_handle_at(
+                dir,
+                name.as_ptr(),
+                (&raw mut handle).cast(),
+                &raw mut mount,
+                libc::AT_EMPTY_PATH,
+            )
+        })
+    })?;
     match done {
-        0 => Ok(handle),
+        0 => Ok((handle, MountId(mount))),
         _ => Err(last_error()),
     }
 }
+
+/// The number of a mount, as in /proc/self/mountinfo: unique while it is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MountId(i32);
 
 /// Opens the inode of a file handle on the filesystem of `mount` (open_by_handle_at(2)).
 ///

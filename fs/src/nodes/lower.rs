@@ -2,12 +2,14 @@
 //!
 //! A trait, because the models of the table run them on inodes of their own.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{Mode, OFlags, Stat, fstat, fstatfs, openat};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, fstat, fstatfs, openat, statat};
 
 use super::handle::FileHandle;
-use crate::{Errno, Result, sys};
+use crate::sys::{self, MountId};
+use crate::{Errno, Result};
 
 /// A filesystem below, and its descriptors, which close when dropped.
 pub(crate) trait Lower {
@@ -20,6 +22,13 @@ pub(crate) trait Lower {
     /// name_to_handle_at(2) of the descriptor's own inode.
     fn name_to_handle(&self, fd: &Self::Fd) -> Result<FileHandle>;
 
+    /// name_to_handle_at(2) of what a name stands for, itself if it is a symbolic link.
+    /// None when that is on another mount.
+    fn handle_at(&self, dir: &Self::Fd, name: &OsStr) -> Result<Option<FileHandle>>;
+
+    /// fstatat(2) of the same.
+    fn stat_at(&self, dir: &Self::Fd, name: &OsStr) -> Result<Stat>;
+
     /// open_by_handle_at(2) with `O_PATH`; ESTALE when the inode is no more.
     fn open_by_handle(&self, handle: &FileHandle) -> Result<Self::Fd>;
 }
@@ -31,6 +40,8 @@ pub(crate) struct Kernel {
     /// descriptor as the name of the filesystem. None where this server may not read
     /// the root.
     mount: Option<OwnedFd>,
+    /// The mount of the root.
+    mount_id: Option<MountId>,
 }
 
 /// Filesystems that find every inode by its handle, however long it has been out of
@@ -55,6 +66,7 @@ impl Kernel {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let kernel = Kernel {
             mount: openat(root, ".", flags, Mode::empty()).ok(),
+            mount_id: sys::name_to_handle(root, c"").ok().map(|(_, mount)| mount),
         };
         let found = kernel.try_handles(root);
         (kernel, found)
@@ -97,7 +109,17 @@ impl Lower for Kernel {
     }
 
     fn name_to_handle(&self, fd: &OwnedFd) -> Result<FileHandle> {
-        sys::name_to_handle(fd)
+        Ok(sys::name_to_handle(fd, c"")?.0)
+    }
+
+    fn handle_at(&self, dir: &OwnedFd, name: &OsStr) -> Result<Option<FileHandle>> {
+        let (handle, mount) = sys::name_to_handle(dir, name)?;
+        Ok((Some(mount) == self.mount_id).then_some(handle))
+    }
+
+    fn stat_at(&self, dir: &OwnedFd, name: &OsStr) -> Result<Stat> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        statat(dir, name, flags)
     }
 
     fn open_by_handle(&self, handle: &FileHandle) -> Result<OwnedFd> {

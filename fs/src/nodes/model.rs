@@ -14,6 +14,7 @@
 //! open; nothing is closed twice.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, Mode, OFlags, Stat, fstat, openat};
@@ -72,6 +73,11 @@ impl State {
         self.inodes.get_mut(&number).expect("a held inode exists")
     }
 
+    fn number(&self, name: &OsStr) -> Result<u64> {
+        let name = name.to_str().and_then(|name| self.names.get(name));
+        name.copied().ok_or(Errno::NOENT)
+    }
+
     /// An inode is gone with its last name and its last descriptor.
     fn reap(&mut self, number: u64) {
         let inode = self.inode(number);
@@ -90,6 +96,8 @@ struct Shared {
     steps: AtomicU64,
     state: Mutex<State>,
     template: Stat,
+    /// Every inode that anybody began to look up.
+    looked_up: Mutex<HashSet<(u64, u32)>>,
 }
 
 impl Disk {
@@ -107,6 +115,7 @@ impl Disk {
             steps: AtomicU64::new(0),
             state: Mutex::new(state),
             template: fstat(root).unwrap(),
+            looked_up: Mutex::default(),
         }))
     }
 
@@ -156,7 +165,7 @@ impl Disk {
 
     fn open(&self, name: &'static str) -> Result<Fd> {
         let mut state = self.call();
-        let number = *state.names.get(name).ok_or(Errno::NOENT)?;
+        let number = state.number(OsStr::new(name))?;
         Ok(self.descriptor(&mut state, number))
     }
 
@@ -174,6 +183,21 @@ impl Disk {
             number,
             generation: inode.generation,
         }
+    }
+
+    fn stat_of(&self, number: u64, links: u32) -> Stat {
+        let mut stat = self.0.template;
+        if number != ROOT {
+            stat.st_mode = libc::S_IFREG | 0o644;
+        }
+        stat.st_ino = number;
+        stat.st_nlink = links.into();
+        stat
+    }
+
+    fn looked_up(&self) -> MutexGuard<'_, HashSet<(u64, u32)>> {
+        let looked_up = &self.0.looked_up;
+        looked_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open_descriptors(&self) -> u32 {
@@ -207,22 +231,28 @@ impl Lower for Disk {
     type Fd = Fd;
 
     fn stat(&self, fd: &Fd) -> Result<Stat> {
-        let mut stat = self.0.template;
-        if fd.number != ROOT {
-            stat.st_mode = libc::S_IFREG | 0o644;
-        }
-        stat.st_ino = fd.number;
-        stat.st_nlink = self.call().inode(fd.number).links.into();
-        Ok(stat)
+        let links = self.call().inode(fd.number).links;
+        Ok(self.stat_of(fd.number, links))
     }
 
     fn name_to_handle(&self, fd: &Fd) -> Result<FileHandle> {
         drop(self.call());
-        let (number, generation) = (fd.number as u32, fd.generation);
-        Ok(FileHandle::new(
-            1,
-            &[&number.to_ne_bytes(), &generation.to_ne_bytes()],
-        ))
+        Ok(handle(fd.number, fd.generation))
+    }
+
+    fn handle_at(&self, _root: &Fd, name: &OsStr) -> Result<Option<FileHandle>> {
+        let mut state = self.call();
+        let number = state.number(name)?;
+        let generation = state.inode(number).generation;
+        self.looked_up().insert((number, generation));
+        Ok(Some(handle(number, generation)))
+    }
+
+    fn stat_at(&self, _root: &Fd, name: &OsStr) -> Result<Stat> {
+        let mut state = self.call();
+        let number = state.number(name)?;
+        let links = state.inode(number).links;
+        Ok(self.stat_of(number, links))
     }
 
     fn open_by_handle(&self, handle: &FileHandle) -> Result<Fd> {
@@ -239,6 +269,11 @@ impl Lower for Disk {
     }
 }
 
+fn handle(number: u64, generation: u32) -> FileHandle {
+    let number = number as u32;
+    FileHandle::new(1, &[&number.to_ne_bytes(), &generation.to_ne_bytes()])
+}
+
 /// What the kernel has looked up and not forgotten, in one thread.
 #[derive(Debug, Clone, Copy)]
 struct Known {
@@ -249,8 +284,6 @@ struct Known {
 struct World {
     disk: Disk,
     table: NodeTable<Disk>,
-    /// Every inode that anybody began to look up.
-    looked_up: Mutex<HashSet<(u64, u32)>>,
 }
 
 impl World {
@@ -258,27 +291,25 @@ impl World {
     fn new(slots: usize) -> Arc<Self> {
         let disk = Disk::new();
         let root = disk.descriptor(&mut disk.call(), ROOT);
-        let handle = disk.name_to_handle(&root).unwrap();
+        let handle = handle(ROOT, root.generation);
         let table = NodeTable::with(disk.clone(), Some(handle), root, slots).unwrap();
-        Arc::new(World {
-            disk,
-            table,
-            looked_up: Mutex::default(),
-        })
+        Arc::new(World { disk, table })
     }
 
+    /// As `Passthrough::lookup` does it.
     fn lookup(&self, name: &'static str) -> Result<Known> {
+        let root = self.table.get(NodeId::ROOT)?;
+        if let Some((generation, stat)) = self.table.look_up(&root, OsStr::new(name))? {
+            let generation = u32::try_from(generation).unwrap();
+            let id = self.table.id_of(stat.st_ino);
+            return Ok(Known { id, generation });
+        }
         self.enter(self.disk.open(name)?).map(|(known, _)| known)
     }
 
     fn enter(&self, fd: Fd) -> Result<(Known, Stat)> {
         let (number, generation) = (fd.number, fd.generation);
-        let mut looked_up = self
-            .looked_up
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        looked_up.insert((number, generation));
-        drop(looked_up);
+        self.disk.looked_up().insert((number, generation));
         let (node, stat) = self.table.enter(fd)?;
         let told = node.generation();
         assert_eq!(
@@ -309,12 +340,7 @@ impl World {
 
     fn check(&self, node: &Node<Fd>) {
         let inode = (node.fd.number, node.fd.generation);
-        let looked_up = self
-            .looked_up
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let was_looked_up = looked_up.contains(&inode);
-        drop(looked_up);
+        let was_looked_up = self.disk.looked_up().contains(&inode);
         assert!(was_looked_up, "an inode is served that nobody looked up");
         // It is still there and still itself.
         let generation = self.disk.call().inode(inode.0).generation;
@@ -521,11 +547,45 @@ fn recycling() {
             world.table.forget(new.id, 1);
         }),
         spawn(&world, |world| world.visit("b")),
+        // What it finds may be gone at once, but must not take the successor's place.
+        spawn(&world, |world| {
+            if let Ok(known) = world.lookup("a") {
+                world.table.forget(known.id, 1);
+            }
+        }),
     ];
     threads
         .into_iter()
         .for_each(|thread| thread.join().unwrap());
     world.table.forget(old.id, 1);
+    world.must_be_empty();
+}
+
+/// A file is removed, and another gets its number and its name, while the name is looked
+/// up: each lookup is of the one or of the other.
+fn replacing() {
+    let world = World::new(1);
+    world.disk.create("a");
+    world.disk.create("b");
+    let hold = |world: &World| {
+        if let Ok(known) = world.lookup("a") {
+            world.must_reach(known);
+            world.visit("b");
+            world.must_reach(known);
+            world.table.forget(known.id, 1);
+        }
+    };
+    let threads = [
+        spawn(&world, hold),
+        spawn(&world, move |world| {
+            world.unlink("a");
+            world.disk.create("a");
+            hold(world);
+        }),
+    ];
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
     world.must_be_empty();
 }
 
@@ -553,6 +613,11 @@ fn an_inode_that_gets_a_name_is_unpinned_in_every_order() {
 #[test]
 fn a_successor_by_number_is_another_file_in_every_order() {
     explore(recycling);
+}
+
+#[test]
+fn a_name_leads_to_one_file_or_to_the_next_in_every_order() {
+    explore(replacing);
 }
 
 #[cfg(feature = "mutants")]

@@ -26,6 +26,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Place;
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -281,6 +282,58 @@ impl<L: Lower> NodeTable<L> {
         drop(shard);
         drop(evicted);
         Ok(node)
+    }
+
+    /// Notes one lookup of what `name` stands for in `parent`, without opening it, and
+    /// says its generation and what fstatat(2) said of it. That takes two system calls, and
+    /// the name may be given to another inode between them: None when there is a sign
+    /// of it, or the inode must be opened anyway. Nothing is noted then, and
+    /// [`NodeTable::enter`] is the way.
+    ///
+    /// If the inode changes behind the mount's back just then, the attributes may be those
+    /// of a successor with the same number; but the handle was asked for before, so
+    /// whoever uses the node is told ESTALE and looks again.
+    ///
+    /// # Errors
+    /// ENOENT.
+    pub(crate) fn look_up(
+        &self,
+        parent: &Node<L::Fd>,
+        name: &OsStr,
+    ) -> Result<Option<(u64, Stat)>> {
+        let Resolve::Handle(root) = &self.resolve else {
+            return Ok(None);
+        };
+        let removals = self.removals.load(Ordering::Acquire);
+        let handle = match self.lower.handle_at(&parent.fd, name) {
+            Ok(Some(handle)) => handle,
+            Err(Errno::NOENT) => return Err(Errno::NOENT),
+            Ok(None) | Err(_) => return Ok(None),
+        };
+        let Ok(stat) = self.lower.stat_at(&parent.fd, name) else {
+            return Ok(None);
+        };
+        let id = self.id_of(stat.st_ino);
+        let identity = Identity::of(&handle, stat.st_ino, root);
+        if stat.st_dev != self.device
+            || stat.st_nlink == 0
+            || id == NodeId::ROOT
+            || identity.form == Form::Whole
+        {
+            return Ok(None);
+        }
+        let mut shard = self.shard(id);
+        // Under the lock: who removes the last name counts that first and looks here then,
+        // so it finds this node, or else is seen. And what is known by this number
+        // may be the successor; only who holds an inode can tell.
+        if self.removals.load(Ordering::Acquire) != removals
+            || (shard.entries.contains_key(&id) && !shard.is_known(id, identity, Some(&handle)))
+        {
+            return Ok(None);
+        }
+        let kind = Kind::of(stat.st_mode);
+        let generation = shard.note(id, identity, kind, Some(&handle));
+        Ok(Some((generation.into(), stat)))
     }
 
     /// Notes one lookup of the inode of which `fd` is an `O_PATH` descriptor, and says

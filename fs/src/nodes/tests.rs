@@ -296,9 +296,22 @@ impl Lower for Endless {
         Ok(FileHandle::new(1, &[&number, &[7; 4]]))
     }
 
+    /// Names are numbers.
+    fn handle_at(&self, _dir: &u64, name: &OsStr) -> Result<Option<FileHandle>> {
+        self.name_to_handle(&number(name)).map(Some)
+    }
+
+    fn stat_at(&self, _dir: &u64, name: &OsStr) -> Result<Stat> {
+        self.stat(&number(name))
+    }
+
     fn open_by_handle(&self, handle: &FileHandle) -> Result<u64> {
         Ok(u32::from_ne_bytes(handle.bytes()[..4].try_into().unwrap()).into())
     }
+}
+
+fn number(name: &OsStr) -> u64 {
+    name.to_str().unwrap().parse().unwrap()
 }
 
 fn resident_bytes() -> usize {

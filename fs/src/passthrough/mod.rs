@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use plugpull_fuse::abi::Attr;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2};
 
 pub use attrs::SetAttr;
 pub(crate) use dirs::DirStream;
@@ -113,6 +113,9 @@ impl Passthrough {
 
     fn lookup_in(&self, parent: &Node, name: &OsStr) -> Result<Entry> {
         check_name(name)?;
+        if let Some((generation, stat)) = self.nodes.look_up(parent, name)? {
+            return Ok(self.entry(generation, &stat));
+        }
         let (entry, _) = self.enter(Self::hold(parent, name)?)?;
         Ok(entry)
     }
@@ -153,12 +156,15 @@ impl Passthrough {
     /// Enters an `O_PATH` descriptor into the node table.
     fn enter(&self, fd: OwnedFd) -> Result<(Entry, Arc<Node>)> {
         let (node, stat) = self.nodes.enter(fd)?;
-        let entry = Entry {
+        Ok((self.entry(node.generation(), &stat), node))
+    }
+
+    fn entry(&self, generation: u64, stat: &Stat) -> Entry {
+        Entry {
             node: self.nodes.id_of(stat.st_ino),
-            generation: node.generation(),
-            attr: attr_of(&stat),
-        };
-        Ok((entry, node))
+            generation,
+            attr: attr_of(stat),
+        }
     }
 
     /// Opens the inode of a node itself, whatever its name is by now.

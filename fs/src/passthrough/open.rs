@@ -8,7 +8,6 @@ use plugpull_fuse::{BackingId, Device};
 use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 
 use super::{CachePolicy, Entry, IoMode, Passthrough, check_name, clearing_set_id};
-use crate::attr::attr_of;
 use crate::caller::without_fsetid;
 use crate::handles::OpenFile;
 use crate::mutant::{self, Mutant};
@@ -183,11 +182,7 @@ impl Passthrough {
 
     fn enter_created(&self, file: OpenFile, backing: &impl Backing) -> Result<(Entry, Opened)> {
         let entry = match self.nodes.enter_made(file.descriptor())? {
-            Some((generation, stat)) => Entry {
-                node: self.nodes.id_of(stat.st_ino),
-                generation,
-                attr: attr_of(&stat),
-            },
+            Some((generation, stat)) => self.entry(generation, &stat),
             None => {
                 let flags = OFlags::PATH | OFlags::CLOEXEC;
                 let link = MagicLink::of(&file);

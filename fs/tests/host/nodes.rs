@@ -15,12 +15,15 @@ use crate::harness::{Sandbox, Server, run_ok, shell};
 /// The server's cache, and room for what it needs besides.
 const DESCRIPTORS: usize = 4096 + 100;
 
-/// Makes `count` files in 30 directories; each holds its number.
+/// Directories that [`plant`] makes.
+const PARTS: usize = 30;
+
+/// Makes `count` files in [`PARTS`] directories; each holds its number.
 fn plant(dir: &Path, count: usize) -> Vec<PathBuf> {
-    for part in 0..30 {
+    for part in 0..PARTS {
         fs::create_dir(dir.join(part.to_string())).unwrap();
     }
-    let name = |number: usize| PathBuf::from(format!("{}/{number}", number % 30));
+    let name = |number: usize| PathBuf::from(format!("{}/{number}", number % PARTS));
     let files: Vec<_> = (0..count).map(name).collect();
     for (number, file) in files.iter().enumerate() {
         fs::write(dir.join(file), number.to_string()).unwrap();
@@ -28,11 +31,13 @@ fn plant(dir: &Path, count: usize) -> Vec<PathBuf> {
     files
 }
 
-/// Looks every name up and asks for the attributes of every inode.
+/// Looks every name up and asks every inode for its extended attributes, for which the
+/// server needs a descriptor of each.
 fn walk(dir: &Path) -> usize {
     let dir = dir.to_str().unwrap();
-    let found = run_ok("findutils", &["find", dir, "-type", "f", "-size", "-2"]);
-    found.lines().count()
+    let found = run_ok("findutils", &["find", dir, "-type", "f"]);
+    let has_none = |name: &&str| rustix::fs::llistxattr(*name, &mut [0_u8; 0]) == Ok(0);
+    found.lines().filter(has_none).count()
 }
 
 fn open_descriptors(server: &Server) -> usize {
@@ -121,14 +126,18 @@ fn recycle(arguments: &[&str]) -> [std::io::Result<String>; 3] {
         "mount",
         &["mount", "-o", "loop", image, source.to_str().unwrap()],
     );
-    plant(&source, 8000);
+    // Enough for the hand of the cache to come around twice.
+    plant(&source, 12_000);
     let server = sandbox.serve(arguments);
     fs::write(source.join("old"), "old").unwrap();
     let number = fs::metadata(source.join("old")).unwrap().ino();
     let held = hold(&sandbox.mountpoint().join("old"));
     assert_eq!(read_held(&held).unwrap(), "old");
-    // Evicts the descriptor, which would keep the number.
-    walk(&sandbox.mountpoint());
+    // Evicts the descriptor, which would keep the number. The file itself must not be
+    // among those that are used: the walk of all names may come to it last.
+    for part in 0..PARTS {
+        walk(&sandbox.mountpoint().join(part.to_string()));
+    }
     fs::remove_file(source.join("old")).unwrap();
     let successor = (0..1000)
         .map(|attempt| format!("new-{attempt}"))
