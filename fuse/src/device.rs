@@ -10,6 +10,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read, writev};
 use zerocopy::IntoBytes;
 
@@ -69,6 +70,13 @@ impl Device {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Whether a message can be read at once.
+    pub(crate) fn is_ready(&self) -> bool {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        let now = Timespec::default();
+        matches!(poll(&mut fds, Some(&now)), Ok(1))
     }
 
     /// Answers the request `unique`, with an error or with the bytes of `parts` one after

@@ -15,7 +15,7 @@ use zerocopy::IntoBytes;
 
 use crate::abi::{self, InitOut, init, opcode};
 use crate::device::{Buffer, Device};
-use crate::readers::{Call, Readers};
+use crate::readers::{Call, Pace, Readers};
 use crate::reply::Reply;
 use crate::request::{Malformed, Operation, Request};
 
@@ -169,7 +169,7 @@ impl<F: Filesystem> Session<F> {
         let (ended, ends) = channel();
         let threads = Threads {
             shared: Arc::clone(&self.shared),
-            readers: Arc::new(Readers::new(most_threads)),
+            readers: Arc::new(Readers::new(most_threads, processors())),
             ended,
         };
         for _ in 0..threads.readers.first() {
@@ -231,9 +231,13 @@ impl<F: Filesystem> Threads<F> {
     fn dispatch(&self) -> Result<(), SessionError> {
         let shared = &self.shared;
         let mut buffer = Buffer::new(shared.max_write);
+        let mut pace = Pace::default();
         loop {
-            match self.readers.wait(|| shared.device.receive(&mut buffer)) {
-                Ok(message) => self.handle(message),
+            let message = self
+                .readers
+                .wait(&mut pace, || shared.device.receive(&mut buffer));
+            match message {
+                Ok(message) => self.handle(message, &mut pace),
                 // Unmounted; a thread that has just taken a request when the connection
                 // ends is told ECONNABORTED, the others ENODEV (fuse_dev_do_read in
                 // fs/fuse/dev.c).
@@ -245,16 +249,18 @@ impl<F: Filesystem> Threads<F> {
                     });
                 }
             }
-            if !self.readers.answered() {
+            if !self.readers.answered(&mut pace) {
                 return Ok(());
             }
         }
     }
 
-    fn handle(&self, message: &[u8]) {
+    fn handle(&self, message: &[u8], pace: &mut Pace) {
         match Request::parse(message, self.shared.setxattr_ext) {
             Ok(request) => {
-                if self.readers.taken(is_slow(&request.operation)) == Call::NewThread {
+                let slow = is_slow(&request.operation);
+                let is_more = || self.shared.device.is_ready();
+                if self.readers.taken(pace, slow, is_more) == Call::NewThread {
                     self.start_one_more();
                 }
                 self.shared.serve(&request);
@@ -262,6 +268,10 @@ impl<F: Filesystem> Threads<F> {
             Err(malformed) => refuse(&self.shared.device, message, malformed),
         }
     }
+}
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// Whether a request is known to wait for a disk.
