@@ -104,7 +104,7 @@ impl Passthrough {
             }
             opened => opened?,
         };
-        self.enter_open(id, OpenFile::new(file, flags), direct, backing)
+        self.enter_open(id, OpenFile::new(file, flags), direct, None, backing)
     }
 
     /// Creates and opens a file that does not exist.
@@ -191,7 +191,7 @@ impl Passthrough {
             }
         };
         let direct = self.settings.io == IoMode::Direct;
-        match self.enter_open(entry.node, file, direct, backing) {
+        match self.enter_open(entry.node, file, direct, Some(entry.attr.mode), backing) {
             Ok(opened) => Ok((entry, opened)),
             Err(error) => {
                 self.nodes.forget(entry.node, 1);
@@ -206,24 +206,32 @@ impl Passthrough {
         id: NodeId,
         file: OpenFile,
         direct: bool,
+        known_mode: Option<u32>,
         backing: &impl Backing,
     ) -> Result<Opened> {
         let mut flags = 0;
         if !self.flush_matters {
             flags |= fopen::NOFLUSH;
         }
-        let appends = file.appends();
         let mut backing_id = None;
+        let mut comes_here = false;
         if self.settings.io == IoMode::Passthrough {
-            backing_id = self.io_modes.enter(id, || settle(file.as_fd(), backing));
+            // Writes to a file with set-id bits go through the server, which clears them
+            // and lets the kernel know.
+            let mode = known_mode.map_or_else(|| fstat(&file).map(|stat| stat.st_mode), Ok)?;
+            let has_set_id = mode & (libc::S_ISUID | libc::S_ISGID) != 0;
+            let settle = || (!has_set_id).then(|| settle(&file, backing)).flatten();
+            backing_id = self.io_modes.enter(id, settle);
+            // The inode may be open already, from a time when it had no such bits. And the
+            // kernel opens its own lower file with the flags of now, from which fcntl(2)
+            // could not take O_APPEND back.
+            comes_here = has_set_id || file.appends();
         }
         let mut file = file;
         if backing_id.is_some() {
             flags |= fopen::PASSTHROUGH;
-            if appends {
-                // The kernel opens its own lower file with the flags of now, and
-                // fcntl(2) could not take O_APPEND back. So these reads and writes come
-                // here; what is mapped is the lower file's all the same.
+            if comes_here {
+                // What is mapped is the lower file's all the same.
                 flags |= fopen::DIRECT_IO;
             }
         } else if direct {
@@ -268,13 +276,9 @@ impl Passthrough {
     }
 }
 
-/// Whether the kernel does the I/O of this file itself. Not when it has set-id bits:
-/// then writes go through the server, which clears them and lets the kernel know.
-fn settle(file: BorrowedFd<'_>, backing: &impl Backing) -> Option<BackingId> {
-    if fstat(file).ok()?.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
-        return None;
-    }
-    match backing.open(file) {
+/// Lets the kernel do the I/O of this file itself, if it can.
+fn settle(file: &OpenFile, backing: &impl Backing) -> Option<BackingId> {
+    match backing.open(file.as_fd()) {
         Ok(id) => Some(id),
         Err(error) => {
             tracing::debug!(%error, "no passthrough for a file");

@@ -11,7 +11,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::harness::{IO_MODES, Sandbox, run};
+use crate::harness::{IO_MODES, Sandbox, run, run_ok};
 
 /// The permission bits of a file that root has open when it becomes a set-id program,
 /// after a write by root.
@@ -35,6 +35,36 @@ fn set_id_bits_given_to_an_open_file_fall_with_roots_write_in_passthrough_alone(
         let expected = if mode == "passthrough" { 0o755 } else { 0o6755 };
         let left = mode_after_roots_write(mode);
         assert_eq!(left, expected, "{mode}: {left:o}");
+    }
+}
+
+/// In passthrough the kernel alone would write there. The first open is from a time
+/// when the file was an ordinary one.
+#[test]
+fn a_set_id_file_that_is_open_already_is_opened_anew_to_its_rules() {
+    for mode in IO_MODES {
+        let sandbox = Sandbox::new();
+        let server = sandbox.serve(&["--io", mode]);
+        let path = sandbox.mountpoint().join("f");
+        let first = File::create(&path).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o6777)).unwrap();
+        let second = File::options().write(true).open(&path).unwrap();
+        let bits = || fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+        second.write_all_at(b"by root", 0).unwrap();
+        assert_eq!(bits(), 0o6777, "{mode}");
+        let script = format!("printf x 1<> {}", path.display());
+        let user = [
+            "setpriv",
+            "--reuid=1001",
+            "--clear-groups",
+            "sh",
+            "-c",
+            &script,
+        ];
+        run_ok("util-linux", &user);
+        assert_eq!(bits(), 0o777, "{mode}");
+        drop((first, second));
+        server.unmount();
     }
 }
 
