@@ -52,6 +52,8 @@ pub struct Server {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Launch {
     Program(PathBuf, Vec<String>),
+    /// Ours, with requests over io_uring.
+    OverIoUring(PathBuf, Vec<String>),
     PassthroughHp(PassthroughHp, Vec<String>),
 }
 
@@ -101,9 +103,16 @@ pub fn all(programs: &Programs) -> Result<(Vec<Server>, Vec<String>)> {
         launch: None,
     }];
     for mode in modes {
-        let args = text(&["--foreground", "--io", mode]);
+        let args = text(&["--foreground", "--io", mode, "--transport", "device"]);
         let launch = Launch::Program(programs.ours.clone(), args);
         servers.push(server(&format!("plugpull-fs {mode}"), Role::Ours, launch));
+    }
+    if Path::new(IO_URING).exists() {
+        let args = text(&["--foreground", "--io", "auto", "--transport", "io-uring"]);
+        let launch = Launch::OverIoUring(programs.ours.clone(), args);
+        servers.push(server("plugpull-fs auto, io_uring", Role::Ours, launch));
+    } else {
+        notes.push("io_uring left out, for this kernel has no FUSE over it".to_owned());
     }
     // Root's mounts of ours and of bindfs are open to all users.
     let hp = |more: &[&str]| {
@@ -168,6 +177,11 @@ impl Server {
                 log,
             });
         };
+        // A connection that has begun keeps what it has.
+        let _switch = match launch {
+            Launch::OverIoUring(..) => Some(Switch::on()?),
+            _ => None,
+        };
         let stderr = File::create(&log).with_context(|| format!("make {}", log.display()))?;
         let child = launch
             .command()
@@ -187,10 +201,34 @@ impl Server {
     }
 }
 
+/// Switches FUSE over io_uring on for connections that are made meanwhile.
+const IO_URING: &str = "/sys/module/fuse/parameters/enable_uring";
+
+/// As it was before when dropped.
+struct Switch {
+    before: String,
+}
+
+impl Switch {
+    fn on() -> Result<Self> {
+        let before = fs::read_to_string(IO_URING).with_context(|| format!("read {IO_URING}"))?;
+        fs::write(IO_URING, "Y").with_context(|| format!("write {IO_URING}"))?;
+        Ok(Switch { before })
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(IO_URING, &self.before) {
+            tracing::warn!(%error, "{IO_URING} stays switched on");
+        }
+    }
+}
+
 impl Launch {
     fn command(&self) -> Cmd {
         match self {
-            Self::Program(path, args) => Cmd::new(path).args(args),
+            Self::Program(path, args) | Self::OverIoUring(path, args) => Cmd::new(path).args(args),
             Self::PassthroughHp(program, args) => program.command().args(args),
         }
     }
