@@ -20,8 +20,8 @@ use tracing::{debug, trace};
 use crate::attr::dirent_kind;
 use crate::mutant::{self, Mutant};
 use crate::passthrough::{
-    CachePolicy, Entry, IoMode, Listed, Opened, Passthrough, SetAttr, WriteHow, WriteSync,
-    XattrAnswer,
+    CachePolicy, Entry, IoMode, Listed, Opened, Passthrough, SetAttr, Transport, WriteHow,
+    WriteSync, XattrAnswer,
 };
 use crate::{Caller, Errno, NodeId, Result};
 
@@ -79,6 +79,9 @@ impl Filesystem for Adapter {
         };
         self.fs.settle_io(io);
         let mut flags = WANTED;
+        if settings.transport != Transport::Device {
+            flags |= init::OVER_IO_URING;
+        }
         flags |= match settings.cache {
             CachePolicy::None | CachePolicy::Auto => init::AUTO_INVAL_DATA,
             CachePolicy::Always => init::EXPLICIT_INVAL_DATA,

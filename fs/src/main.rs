@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use plugpull_fs::options::{MountOptions, thread_count};
-use plugpull_fs::passthrough::{CachePolicy, IoMode, Settings};
+use plugpull_fs::passthrough::{CachePolicy, IoMode, Settings, Transport};
 use plugpull_fs::serve::{Mounted, Plan};
 use plugpull_fs::sys::{Forked, fork};
 use rustix::io::{read, write};
@@ -37,11 +37,12 @@ struct Cli {
     foreground: bool,
     /// Mount options, separated by commas: ro, nodev, nosuid, noexec, noatime, sync,
     /// dirsync and their opposites, allow_other, default_permissions, fsname=NAME,
-    /// subtype=NAME, max_read=BYTES, threads=N, io=MODE, cache=POLICY; those of fstab
-    /// are ignored
+    /// subtype=NAME, max_read=BYTES, threads=N, io=MODE, cache=POLICY, transport=WAY;
+    /// those of fstab are ignored
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
-    /// Dispatch threads at most; two wait, more join while requests are slow or many
+    /// Dispatch threads at most; one waits, more join while requests are slow or many.
+    /// Over io_uring the processors share them, and each has at least four
     /// [default: one per core, at least 16]
     #[arg(long, value_name = "N", value_parser = thread_count)]
     threads: Option<usize>,
@@ -60,6 +61,13 @@ struct Cli {
     /// up to a second; always: everything, changes from elsewhere may go unnoticed
     #[arg(long, value_name = "POLICY")]
     cache: Option<CachePolicy>,
+    /// How requests come from the kernel [default: auto]
+    ///
+    /// io-uring: with threads on each processor, so that a client is answered where it
+    /// runs (Linux 6.14 or later, after `echo Y > /sys/module/fuse/parameters/enable_uring`);
+    /// device: through /dev/fuse; auto: io-uring where the kernel offers it
+    #[arg(long, value_name = "WAY")]
+    transport: Option<Transport>,
     /// Print the manual page, for man(1) to show: plugpull-fs --manual | man -l -
     #[arg(long, exclusive = true)]
     manual: bool,
@@ -100,6 +108,7 @@ impl Cli {
             settings: Settings {
                 io: self.io.or(options.io).unwrap_or_default(),
                 cache: self.cache.or(options.cache).unwrap_or_default(),
+                transport: self.transport.or(options.transport).unwrap_or_default(),
             },
             threads: threads.unwrap_or_else(default_threads),
             options,

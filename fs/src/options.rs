@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use rustix::mount::MountFlags;
 
-use crate::passthrough::{CachePolicy, IoMode};
+use crate::passthrough::{CachePolicy, IoMode, Transport};
 
 /// Options that belong to fstab(5), mount(8) or systemd and mean nothing to a server.
 const IGNORED: &[&str] = &[
@@ -49,6 +49,8 @@ pub struct MountOptions {
     pub io: Option<IoMode>,
     /// What the kernel may believe, as `--cache`.
     pub cache: Option<CachePolicy>,
+    /// How requests come, as `--transport`.
+    pub transport: Option<Transport>,
 }
 
 impl MountOptions {
@@ -134,6 +136,7 @@ impl MountOptions {
             "threads" => self.threads = Some(thread_count(value)?),
             "io" => self.io = Some(value.parse()?),
             "cache" => self.cache = Some(value.parse()?),
+            "transport" => self.transport = Some(value.parse()?),
             _ if is_comment(key) => {}
             _ => return Err(format!("unknown mount option `{option}`")),
         }
@@ -201,6 +204,14 @@ impl FromStr for IoMode {
     }
 }
 
+impl FromStr for Transport {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        named(name, "a transport", &Transport::ALL)
+    }
+}
+
 impl FromStr for CachePolicy {
     type Err = String;
 
@@ -262,13 +273,15 @@ mod tests {
 
     #[test]
     fn values_are_read() {
-        let list = "fsname=a=b,subtype=x,threads=3,io=direct,cache=none,max_read=4096";
+        let list = "fsname=a=b,subtype=x,threads=3,io=direct,cache=none,transport=device,\
+                    max_read=4096";
         let options = parse(&[list]).unwrap();
         assert_eq!(options.source_name.as_deref(), Some("a=b"));
         assert_eq!(options.subtype.as_deref(), Some("x"));
         assert_eq!(options.threads, Some(3));
         assert_eq!(options.io, Some(IoMode::Direct));
         assert_eq!(options.cache, Some(CachePolicy::None));
+        assert_eq!(options.transport, Some(Transport::Device));
         assert_eq!(options.fuse_options(), ["max_read=4096"]);
     }
 
@@ -280,6 +293,7 @@ mod tests {
             ("threads=many", "`many`"),
             ("io=fast", "`fast`"),
             ("cache=some", "none, auto, always"),
+            ("transport=post", "auto, io-uring, device"),
             ("max_read=big", "max_read=big"),
             ("no=thing", "no=thing"),
         ] {

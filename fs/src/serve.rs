@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::adapter::Adapter;
 use crate::options::MountOptions;
-use crate::passthrough::{IoMode, Passthrough, Settings};
+use crate::passthrough::{IoMode, Passthrough, Settings, Transport};
 use crate::sys::BlockedSignals;
 
 /// Everything that is needed to mount.
@@ -66,7 +66,7 @@ impl Mounted {
         let fs = Passthrough::new(&source, plan.settings)
             .with_context(|| format!("open source {}", source.display()))?;
         let device = attach(&source, &mountpoint, &plan.options)?;
-        let session = shake_hands(device, fs, plan.settings.io).inspect_err(|_| {
+        let session = shake_hands(device, fs, &plan.settings).inspect_err(|_| {
             // Without a server behind it the mount would only hang those who look at it.
             if let Err(error) = mount::detach(&mountpoint) {
                 tracing::error!(%error, mountpoint = %mountpoint.display(), "left behind");
@@ -79,6 +79,7 @@ impl Mounted {
             threads = plan.threads,
             io = settings.io.name(),
             cache = settings.cache.name(),
+            transport = if session.is_over_io_uring() { "io-uring" } else { "device" },
             "mounted"
         );
         Ok(Mounted {
@@ -132,14 +133,20 @@ fn attach(source: &Path, mountpoint: &Path, options: &MountOptions) -> Result<De
     Ok(device)
 }
 
-fn shake_hands(device: Device, fs: Passthrough, asked: IoMode) -> Result<Session<Adapter>> {
+fn shake_hands(device: Device, fs: Passthrough, asked: &Settings) -> Result<Session<Adapter>> {
     let session = Session::new(device, Adapter::new(fs)).context("FUSE handshake")?;
     let settled = session.filesystem().passthrough().settings().io;
     ensure!(
-        asked == IoMode::Auto || asked == settled,
+        asked.io == IoMode::Auto || asked.io == settled,
         "this kernel does not offer the I/O mode `{}` (passthrough needs Linux 6.9 or later, \
          built with CONFIG_FUSE_PASSTHROUGH); `--io auto` takes the best that there is",
-        asked.name()
+        asked.io.name()
+    );
+    ensure!(
+        asked.transport != Transport::IoUring || session.is_over_io_uring(),
+        "this kernel does not offer FUSE over io_uring (Linux 6.14 or later, built with \
+         CONFIG_FUSE_IO_URING, after `echo Y > /sys/module/fuse/parameters/enable_uring`); \
+         `--transport auto` takes it where it can be had"
     );
     Ok(session)
 }

@@ -36,6 +36,10 @@ wire! {
     }
     /// What every reply begins with.
     OutHeader { len: u32, error: i32, unique: u64, }
+    /// What travels beside a request over io_uring, both ways.
+    UringEntInOut { flags: u64, commit_id: u64, payload_sz: u32, padding: u32, reserved: u64, }
+    /// The argument of an io_uring command.
+    UringCmdReq { flags: u64, commit_id: u64, qid: u16, padding: [u8; 6], }
     InitIn { major: u32, minor: u32, max_readahead: u32, flags: u32, flags2: u32, unused: [u32; 11], }
     InitOut {
         major: u32, minor: u32, max_readahead: u32, flags: u32,
@@ -198,6 +202,7 @@ pub mod init {
     pub const INIT_EXT: u64 = 1 << 30;
     pub const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
     pub const PASSTHROUGH: u64 = 1 << 37;
+    pub const OVER_IO_URING: u64 = 1 << 41;
 }
 
 /// Bits of `fuse_setattr_in.valid`.

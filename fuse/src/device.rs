@@ -1,20 +1,19 @@
 //! The connection: one open `/dev/fuse`, or anything that carries the same packets.
 #![expect(
     unsafe_code,
-    reason = "the ioctls of /dev/fuse exist in no safe library, and a read buffer is aligned by hand"
+    reason = "the ioctls of /dev/fuse exist in no safe library"
 )]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fs::File;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read, writev};
 use zerocopy::IntoBytes;
 
 use crate::abi::{self, BackingMap, InHeader, OutHeader, WriteIn};
+use crate::pages::{PAGE_BYTES, Pages};
 
 /// `FUSE_DEV_IOC_BACKING_OPEN` and its counterpart (include/uapi/linux/fuse.h).
 const IOC_BACKING_OPEN: libc::Ioctl = libc::_IOW::<BackingMap>(229, 1);
@@ -167,18 +166,12 @@ fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
-const PAGE_BYTES: usize = 4096;
-
 /// Where a request is read to: so that the data of a WRITE begins at a page boundary,
 /// and the headers lie just before it.
 #[derive(Debug)]
 pub struct Buffer {
-    start: NonNull<u8>,
-    layout: Layout,
+    pages: Pages,
 }
-
-// SAFETY: the memory belongs to this value alone.
-unsafe impl Send for Buffer {}
 
 impl Buffer {
     /// Bytes of headers before the data of a WRITE.
@@ -188,33 +181,16 @@ impl Buffer {
     #[must_use]
     pub fn new(max_write: u32) -> Self {
         // The kernel refuses a read into less than max_write + 4096 bytes.
-        let pages = (max_write as usize).div_ceil(PAGE_BYTES) + 2;
-        let size = pages * PAGE_BYTES;
-        let layout = Layout::from_size_align(size, PAGE_BYTES).unwrap_or(Layout::new::<u8>());
-        // SAFETY: the size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else {
-            handle_alloc_error(layout)
-        };
-        Buffer { start, layout }
+        Buffer {
+            pages: Pages::new((max_write as usize).div_ceil(PAGE_BYTES) + 2),
+        }
     }
 
     fn space(&mut self) -> &mut [u8] {
-        // SAFETY: the allocation has `size` bytes, all of them initialised, and is
-        // borrowed as long as this value is.
-        let all =
-            unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.layout.size()) };
-        &mut all[PAGE_BYTES - Self::LEAD..]
+        &mut self.pages.bytes()[PAGE_BYTES - Self::LEAD..]
     }
 
     fn message(&mut self, length: usize) -> &[u8] {
         &self.space()[..length]
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) };
     }
 }

@@ -17,10 +17,12 @@
 pub mod abi;
 pub mod device;
 pub mod mount;
+mod pages;
 mod readers;
 pub mod reply;
 pub mod request;
 pub mod session;
+mod uring;
 
 pub use device::{BackingId, Device};
 pub use reply::{Entry, Listing, Name, Opened, Reply};

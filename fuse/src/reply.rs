@@ -1,5 +1,6 @@
 //! The answer to one request, given once.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
@@ -15,8 +16,18 @@ use crate::device::Device;
 #[derive(Debug)]
 pub struct Reply<'d> {
     device: &'d Device,
+    kept: Option<&'d RefCell<Answer>>,
     unique: u64,
     answered: bool,
+}
+
+/// An answer that goes to the kernel when the request has been dealt with.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    /// An errno, or 0.
+    pub(crate) error: i32,
+    /// What follows the header.
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// A name that was found or made, as LOOKUP and its like answer it.
@@ -69,12 +80,31 @@ impl Opened {
     }
 }
 
+impl Answer {
+    /// Makes this an error.
+    pub(crate) fn refuse(&mut self, error: Errno) {
+        self.error = error.raw_os_error();
+        self.bytes.clear();
+    }
+}
+
 impl<'d> Reply<'d> {
     /// The duty to answer `unique` on `device`.
     #[must_use]
     pub fn new(device: &'d Device, unique: u64) -> Self {
         Reply {
             device,
+            kept: None,
+            unique,
+            answered: false,
+        }
+    }
+
+    /// The duty to answer a request that did not come through `device`, into `answer`.
+    pub(crate) fn keep(device: &'d Device, unique: u64, answer: &'d RefCell<Answer>) -> Self {
+        Reply {
+            device,
+            kept: Some(answer),
             unique,
             answered: false,
         }
@@ -90,16 +120,29 @@ impl<'d> Reply<'d> {
     /// gone; who has counted a lookup or opened a file for this answer takes that back.
     fn send(mut self, error: i32, parts: &[&[u8]]) -> bool {
         self.answered = true;
-        match self.device.answer(self.unique, error, parts) {
+        match self.give(error, parts) {
             Ok(()) => true,
             Err(Errno::NOENT | Errno::NODEV | Errno::CONNABORTED) => false,
             Err(failed) => {
                 tracing::error!(error = %failed, unique = self.unique, "the kernel refused an answer");
                 // Whatever was wrong with it, somebody waits.
-                let _gone = self.device.answer(self.unique, libc::EIO, &[]);
+                let _gone = self.give(libc::EIO, &[]);
                 false
             }
         }
+    }
+
+    fn give(&self, error: i32, parts: &[&[u8]]) -> Result<(), Errno> {
+        let Some(kept) = self.kept else {
+            return self.device.answer(self.unique, error, parts);
+        };
+        let mut answer = kept.borrow_mut();
+        answer.error = error;
+        answer.bytes.clear();
+        for part in parts {
+            answer.bytes.extend_from_slice(part);
+        }
+        Ok(())
     }
 
     /// Says that it failed.
@@ -218,7 +261,7 @@ impl Drop for Reply<'_> {
     fn drop(&mut self) {
         if !self.answered {
             tracing::error!(unique = self.unique, "a request was dropped: answering EIO");
-            let _gone = self.device.answer(self.unique, libc::EIO, &[]);
+            let _gone = self.give(libc::EIO, &[]);
         }
     }
 }

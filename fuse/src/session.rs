@@ -5,6 +5,7 @@
 //! and reads into 16 MiB per thread. What the difference is in time stands in
 //! docs/figures.md.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -18,6 +19,7 @@ use crate::device::{Buffer, Device};
 use crate::readers::{Call, Pace, Readers};
 use crate::reply::Reply;
 use crate::request::{Malformed, Operation, Request};
+use crate::uring::{self, End, Lane};
 
 /// What the kernel offers in INIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +68,14 @@ pub enum SessionError {
         /// Minor version.
         minor: u32,
     },
+    /// A queue of io_uring could not be served.
+    #[error("serve queue {queue} of io_uring: {error}")]
+    Uring {
+        /// The number of the queue, which is that of a processor.
+        queue: u16,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
     /// No thread could be started.
     #[error("start a dispatch thread: {0}")]
     Thread(std::io::Error),
@@ -95,6 +105,8 @@ struct Shared<F> {
     fs: F,
     max_write: u32,
     setxattr_ext: bool,
+    /// How many queues of io_uring there are; 0 when all requests come through the device.
+    queues: u16,
 }
 
 impl<F: Filesystem> Session<F> {
@@ -138,7 +150,8 @@ impl<F: Filesystem> Session<F> {
                 flags: u64::from(offered.flags) | u64::from(offered.flags2) << 32,
                 max_readahead: offered.max_readahead,
             };
-            break (unique, answer_to(&offer, fs.init(&offer)));
+            let wanted = fs.init(&offer);
+            break (unique, answer_to(&offer, without_useless_uring(wanted)));
         };
         device
             .answer(unique, 0, &[answer.as_bytes()])
@@ -148,6 +161,11 @@ impl<F: Filesystem> Session<F> {
             fs,
             max_write: answer.max_write,
             setxattr_ext: u64::from(answer.flags) & init::SETXATTR_EXT != 0,
+            queues: if u64::from(answer.flags2) << 32 & init::OVER_IO_URING != 0 {
+                uring::queues().unwrap_or_default()
+            } else {
+                0
+            },
         };
         Ok(Session {
             shared: Arc::new(shared),
@@ -160,8 +178,15 @@ impl<F: Filesystem> Session<F> {
         &self.shared.fs
     }
 
+    /// Whether requests come over io_uring.
+    #[must_use]
+    pub fn is_over_io_uring(&self) -> bool {
+        self.shared.queues > 0
+    }
+
     /// Answers requests in up to `most_threads` threads until the filesystem is
-    /// unmounted.
+    /// unmounted. Over io_uring each processor has as many of its own as its share, at
+    /// least four of them, or `most_threads` if that is less.
     ///
     /// # Errors
     /// What made a thread give up; the others are then still at work, and end with the process.
@@ -172,6 +197,12 @@ impl<F: Filesystem> Session<F> {
             readers: Arc::new(Readers::new(most_threads, processors())),
             ended,
         };
+        // Until each queue has its lane, the kernel holds all requests back.
+        for queue in 0..self.shared.queues {
+            for _ in 0..lanes(most_threads, self.shared.queues) {
+                threads.start_lane(queue).map_err(SessionError::Thread)?;
+            }
+        }
         for _ in 0..threads.readers.first() {
             threads.start().map_err(SessionError::Thread)?;
         }
@@ -210,6 +241,18 @@ impl<F: Filesystem> Threads<F> {
             let _unheard = own.ended.send(result);
         })?;
         self.readers.started();
+        Ok(())
+    }
+
+    /// Starts a thread that serves a queue of io_uring.
+    fn start_lane(&self, queue: u16) -> std::io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let ended = self.ended.clone();
+        let name = format!("fuse-{queue}");
+        thread::Builder::new().name(name).spawn(move || {
+            // Nobody listens any more after the first error.
+            let _unheard = ended.send(shared.serve_queue(queue));
+        })?;
         Ok(())
     }
 
@@ -263,7 +306,8 @@ impl<F: Filesystem> Threads<F> {
                 if self.readers.taken(pace, slow, is_more) == Call::NewThread {
                     self.start_one_more();
                 }
-                self.shared.serve(&request);
+                let reply = || Reply::new(&self.shared.device, request.header.unique);
+                self.shared.serve(&request, reply);
             }
             Err(malformed) => refuse(&self.shared.device, message, malformed),
         }
@@ -288,9 +332,37 @@ fn is_slow(operation: &Operation<'_>) -> bool {
 }
 
 impl<F: Filesystem> Shared<F> {
-    fn serve(&self, request: &Request<'_>) {
+    /// Answers the requests of one queue of io_uring until the session ends.
+    fn serve_queue(&self, queue: u16) -> Result<(), SessionError> {
+        let failed = |error| SessionError::Uring { queue, error };
+        let mut lane = Lane::new(&self.device, queue, self.max_write as usize).map_err(failed)?;
+        let answer = RefCell::default();
+        loop {
+            let message = match lane.next(&answer.borrow()) {
+                Ok(message) => message,
+                Err(End::Session) => return Ok(()),
+                Err(End::Refused(error)) => {
+                    tracing::warn!(%error, "no requests over io_uring");
+                    return Ok(());
+                }
+                Err(End::Broken(error)) => return Err(failed(error.into())),
+            };
+            match Request::parse(message, self.setxattr_ext) {
+                Ok(request) => {
+                    let unique = request.header.unique;
+                    let reply = || Reply::keep(&self.device, unique, &answer);
+                    self.serve(&request, reply);
+                }
+                Err(malformed) => {
+                    tracing::error!(%malformed, "the kernel sent what is no request");
+                    answer.borrow_mut().refuse(Errno::IO);
+                }
+            }
+        }
+    }
+
+    fn serve<'a>(&'a self, request: &Request<'_>, reply: impl FnOnce() -> Reply<'a>) {
         let header = request.header;
-        let reply = || Reply::new(&self.device, header.unique);
         match request.operation {
             Operation::Forget { lookups } => self.fs.forget(header.nodeid, lookups),
             Operation::BatchForget { nodes } => {
@@ -304,6 +376,28 @@ impl<F: Filesystem> Shared<F> {
             _ => self.fs.serve(request, reply()),
         }
     }
+}
+
+/// How many threads serve each queue of io_uring.
+fn lanes(most_threads: usize, queues: u16) -> usize {
+    let share = most_threads.div_ceil(usize::from(queues.max(1)));
+    share.max(most_threads.min(4)).max(1)
+}
+
+/// Wants io_uring only where this process can do its part: once it is agreed upon, there is
+/// no way back.
+fn without_useless_uring(mut wanted: Wanted) -> Wanted {
+    if wanted.flags & init::OVER_IO_URING == 0 {
+        return wanted;
+    }
+    let reason = match (uring::queues(), uring::probe()) {
+        (Some(_), Ok(())) => return wanted,
+        (None, _) => "the number of processors is unknown".to_owned(),
+        (_, Err(error)) => error.to_string(),
+    };
+    tracing::warn!(reason, "no requests over io_uring");
+    wanted.flags &= !init::OVER_IO_URING;
+    wanted
 }
 
 /// What INIT is answered.

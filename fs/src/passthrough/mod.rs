@@ -30,7 +30,7 @@ pub use dirs::Listed;
 pub use files::{WriteHow, WriteSync, Written};
 pub use ioctls::IoctlAnswer;
 pub use open::{Backing, NoBacking, Opened};
-pub use settings::{CachePolicy, IoMode, Settings};
+pub use settings::{CachePolicy, IoMode, Settings, Transport};
 pub use xattrs::XattrAnswer;
 
 use crate::attr::attr_of;

@@ -46,6 +46,28 @@ impl IoMode {
     }
 }
 
+/// The way by which requests come from the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// io_uring where the kernel offers it, else the device.
+    #[default]
+    Auto,
+    /// io_uring, with threads on each processor (Linux 6.14 and later, switched on by the
+    /// parameter `enable_uring` of the kernel module `fuse`).
+    IoUring,
+    /// `/dev/fuse`.
+    Device,
+}
+
+impl Transport {
+    /// Every way with its name.
+    pub const ALL: [(Transport, &'static str); 3] = [
+        (Transport::Auto, "auto"),
+        (Transport::IoUring, "io-uring"),
+        (Transport::Device, "device"),
+    ];
+}
+
 /// What the kernel may believe without asking, when something else than this mount
 /// changes the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -97,6 +119,8 @@ pub struct Settings {
     pub io: IoMode,
     /// What the kernel may believe.
     pub cache: CachePolicy,
+    /// How requests come.
+    pub transport: Transport,
 }
 
 /// Filesystems whose close(2) has nothing to report: they have no `flush` among their

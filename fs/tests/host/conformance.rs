@@ -72,13 +72,22 @@ fn client(mode: &str) -> Client {
     }
 }
 
+/// As the plain directory: device nodes work, and so do set-id programs.
+fn arguments(mode: &str) -> [&str; 4] {
+    ["--io", mode, "-o", "dev,suid"]
+}
+
 fn serve(source: &Path, mountpoint: &Path, mode: &str) -> Server {
-    // As the plain directory: device nodes work, and so do set-id programs.
-    Server::start(source, mountpoint, &["--io", mode, "-o", "dev,suid"])
+    Server::start(source, mountpoint, &arguments(mode))
 }
 
 fn compare(source: &Path, mount: &Path, plain: &Path, mode: &str, cases: u64) {
     let server = serve(source, mount, mode);
+    run_sequences(source, mount, plain, mode, cases);
+    server.unmount();
+}
+
+fn run_sequences(source: &Path, mount: &Path, plain: &Path, mode: &str, cases: u64) {
     let options = differential::Options {
         mount: mount.to_owned(),
         plain: plain.to_owned(),
@@ -97,11 +106,15 @@ fn compare(source: &Path, mount: &Path, plain: &Path, mode: &str, cases: u64) {
         panic!("--io {mode}: {failure}");
     }
     assert!(report.calls > cases * 10, "{} calls", report.calls);
-    server.unmount();
 }
 
 fn check(source: &Path, mount: &Path, plain: &Path, mode: &str, except: &[&str]) {
     let server = serve(source, mount, mode);
+    run_checks(mount, plain, mode, except);
+    server.unmount();
+}
+
+fn run_checks(mount: &Path, plain: &Path, mode: &str, except: &[&str]) {
     let options = check::Options {
         mount: Some(mount.to_owned()),
         plain: Some(plain.to_owned()),
@@ -129,6 +142,18 @@ fn check(source: &Path, mount: &Path, plain: &Path, mode: &str, except: &[&str])
         }
     }
     assert!(wrong.is_empty(), "--io {mode}: {wrong:#?}");
+}
+
+/// All of it once more with requests that come over io_uring, where this kernel has that.
+fn over_io_uring(mode: &str) {
+    let sandbox = Sandbox::new();
+    let (source, mount) = (sandbox.source(), sandbox.mountpoint());
+    let Some(server) = Server::start_over_io_uring(&source, &mount, &arguments(mode)) else {
+        return;
+    };
+    run_sequences(&source, &mount, &sandbox.native(), mode, SEQUENCES);
+    run_checks(&mount, &sandbox.native(), mode, ONCE);
+    assert!(run_fsx(&sandbox, 4_000, None), "--io {mode}");
     server.unmount();
 }
 
@@ -154,6 +179,12 @@ macro_rules! in_every_mode {
                 let mode = stringify!($mode);
                 let except = if mode == "cached" { &[][..] } else { super::ONCE };
                 super::check(&source, &mount, &sandbox.native(), mode, except);
+            })*
+        }
+        mod over_io_uring {
+            $(#[test]
+            fn $mode() {
+                super::over_io_uring(stringify!($mode));
             })*
         }
         #[test]
@@ -230,10 +261,16 @@ fn fsx() -> PathBuf {
     std::env::var_os("PLUGPULL_FSX").map_or_else(|| "fsx".into(), PathBuf::from)
 }
 
-fn run_fsx(mode: &str, ops: u64, inject: Option<u64>) -> bool {
-    let program = fsx();
+fn serve_fsx(mode: &str, ops: u64, inject: Option<u64>) -> bool {
     let sandbox = Sandbox::new();
     let server = serve(&sandbox.source(), &sandbox.mountpoint(), mode);
+    let passed = run_fsx(&sandbox, ops, inject);
+    server.unmount();
+    passed
+}
+
+fn run_fsx(sandbox: &Sandbox, ops: u64, inject: Option<u64>) -> bool {
+    let program = fsx();
     let options = plugpull_conformance::fsx::Options {
         file: sandbox.mountpoint().join("fsx"),
         ops,
@@ -251,20 +288,19 @@ fn run_fsx(mode: &str, ops: u64, inject: Option<u64>) -> bool {
         let kept = sandbox.native();
         eprintln!("fsx failed, its log and files are in {}", kept.display());
     }
-    server.unmount();
     passed
 }
 
 #[test]
 fn fsx_finds_nothing_wrong() {
     for mode in MODES {
-        assert!(run_fsx(mode, 8_000, None), "--io {mode}");
+        assert!(serve_fsx(mode, 8_000, None), "--io {mode}");
     }
 }
 
 #[test]
 fn fsx_notices_a_corrupted_write() {
-    let passed = run_fsx("cached", 2_000, Some(INJECTED));
+    let passed = serve_fsx("cached", 2_000, Some(INJECTED));
     assert!(!passed, "the fault that it was told to inject went unseen");
 }
 

@@ -1,13 +1,14 @@
 //! A private mount namespace, a server in it, and programs with deadlines.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use rustix::fs::FlockOperation;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::thread::UnshareFlags;
 
@@ -16,6 +17,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Every I/O mode; `passthrough` needs Linux 6.9 or later on the host.
 pub(crate) const IO_MODES: [&str; 4] = ["passthrough", "cached", "writeback", "direct"];
+
+/// Switches FUSE over io_uring on for connections that are made afterwards.
+const IO_URING: &str = "/sys/module/fuse/parameters/enable_uring";
 
 /// The server under test.
 pub(crate) const SERVER: &str = env!("CARGO_BIN_EXE_plugpull-fs");
@@ -80,6 +84,23 @@ fn enter_private_namespace() {
     mount_change("/", private).expect("mount --make-rprivate /");
 }
 
+/// Runs something while FUSE over io_uring is switched off.
+pub(crate) fn without_io_uring<T>(run: impl Fn() -> T) -> T {
+    switched(b"N", &run).unwrap_or_else(run)
+}
+
+/// Runs something while FUSE over io_uring is switched on or off, if there is such a switch;
+/// other tests, which do the same, wait meanwhile.
+fn switched<T>(value: &[u8], run: impl FnOnce() -> T) -> Option<T> {
+    let mut switch = File::options().read(true).write(true).open(IO_URING).ok()?;
+    rustix::fs::flock(&switch, FlockOperation::LockExclusive).unwrap();
+    let before = std::io::read_to_string(&switch).unwrap();
+    switch.write_all(value).unwrap();
+    let result = run();
+    switch.write_all(before.as_bytes()).unwrap();
+    Some(result)
+}
+
 /// A running server in the foreground, killed when the test's thread ends.
 pub(crate) struct Server {
     child: Child,
@@ -99,10 +120,35 @@ impl Server {
         Self::start_logging("plugpull_fs=info", source, mountpoint, arguments)
     }
 
+    /// Starts a server whose requests come over io_uring, or says that this kernel has none
+    /// (before Linux 6.14, or built without). It is switched on only until the
+    /// connection stands, which then keeps it.
+    pub(crate) fn start_over_io_uring(
+        source: &Path,
+        mountpoint: &Path,
+        arguments: &[&str],
+    ) -> Option<Self> {
+        let arguments = [&["--transport", "io-uring"], arguments].concat();
+        let server = switched(b"Y", || Self::start_quietly(source, mountpoint, &arguments));
+        let Some(server) = server else {
+            eprintln!("NOT TESTED: {IO_URING} is not there");
+            return None;
+        };
+        assert!(
+            server
+                .lines
+                .last()
+                .unwrap()
+                .contains("transport=\"io-uring\"")
+        );
+        Some(server)
+    }
+
     fn start_logging(filter: &str, source: &Path, mountpoint: &Path, arguments: &[&str]) -> Self {
         let mut command = program("setpriv", &["--pdeathsig", "KILL", "--", SERVER]);
         let mut child = command
-            .args(["--foreground", "--threads", "4"])
+            // What the kernel happens to offer must not decide what is tested.
+            .args(["--foreground", "--threads", "4", "--transport", "device"])
             .args(arguments)
             .args([source, mountpoint])
             .env("RUST_LOG", filter)

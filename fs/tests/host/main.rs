@@ -26,3 +26,4 @@ mod semantics;
 mod special;
 mod sync;
 mod tools;
+mod uring;
