@@ -25,7 +25,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 
-pub use goals::Reached;
+pub use goals::{Judged, Reached};
 pub use lines::Amount;
 pub use results::Results;
 pub use servers::{Programs, Server};
@@ -115,7 +115,7 @@ pub fn fs(order: &Order<'_>, programs: &Programs) -> Result<Results> {
         results.notes.extend(errors);
     }
     results.setting.load.push(load_average()?);
-    results.goals = goals::reached(&results);
+    results.goals = goals::judge(&results);
     Ok(results)
 }
 

@@ -1,6 +1,7 @@
 //! The goals of the filesystem, and whether a bench meets them: arithmetic on results.
 //!
-//! One configuration is judged, the one that a user gets by default; only the goal
+//! Judged is what a user gets by default: through the device, and where the kernel offers
+//! it over io_uring; only the goal
 //! about kernel passthrough looks at the mode of that name.
 
 use serde::Serialize;
@@ -12,13 +13,24 @@ use super::{
 };
 use crate::bench::figures::Summary;
 
-/// What all users have is judged: `auto` once there is such a mode.
-const JUDGED: [&str; 2] = ["plugpull-fs auto", "plugpull-fs cached"];
+/// What all users have: `auto` once there is such a mode.
+const DEFAULT: [&str; 2] = ["plugpull-fs auto", "plugpull-fs cached"];
+/// What those have who switch it on.
+const IO_URING: &str = "plugpull-fs io_uring";
 const PASSTHROUGH: &str = "plugpull-fs passthrough";
 /// The peer that some goals name; the better of its two ways counts.
 const PASSTHROUGH_HP: &str = "passthrough_hp";
 /// Memory after walking a tree of any size.
 const WALK_KIB: u64 = 128 << 10;
+
+/// One of our servers, held against every goal.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Judged {
+    /// Its name.
+    pub server: String,
+    /// The goals.
+    pub goals: Vec<Reached>,
+}
 
 /// A goal, held against results.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -58,16 +70,23 @@ impl Reached {
     }
 }
 
-/// The server that is judged, if it was measured.
-pub fn judged(results: &Results) -> Option<&str> {
-    JUDGED
+/// The verdicts on those that were measured.
+pub fn judge(results: &Results) -> Vec<Judged> {
+    let is_measured = |name: &&str| results.servers.iter().any(|server| server.name == *name);
+    let default = DEFAULT.into_iter().find(is_measured);
+    let servers = default
         .into_iter()
-        .find(|name| results.servers.iter().any(|server| server.name == *name))
+        .chain([IO_URING].into_iter().filter(is_measured));
+    servers
+        .map(|ours| Judged {
+            server: ours.to_owned(),
+            goals: reached(results, ours),
+        })
+        .collect()
 }
 
 /// Every goal, also those of which nothing was measured.
-pub fn reached(results: &Results) -> Vec<Reached> {
-    let ours = judged(results).unwrap_or(JUDGED[0]);
+fn reached(results: &Results, ours: &str) -> Vec<Reached> {
     let named = |work| matches!(work, NameWork::Stat | NameWork::Rename | NameWork::Unlink);
     vec![
         over(results, "1.0 × the best peer on every line", |line| {
@@ -228,7 +247,7 @@ mod tests {
             four("create-t1", [1000.0, 300.0, 100.0, 400.0]),
             four("stat-t1", [1000.0, 149.0, 100.0, 10.0]),
         ]);
-        let all = reached(&results);
+        let all = reached(&results, DEFAULT[1]);
         let met = |text| -> Vec<(f64, bool)> {
             let points = &find(&all, text).points;
             points.iter().map(|p| (p.value, p.met)).collect()
@@ -247,7 +266,7 @@ mod tests {
             four("stat-t1", [100.0, 10.0, 10.0, 10.0]),
             four("stat-t4", [200.0, 15.0, 10.0, 10.0]),
         ]);
-        let all = reached(&results);
+        let all = reached(&results, DEFAULT[1]);
         let scaling = &find(&all, "scales").points;
         assert_eq!(scaling.len(), 1);
         assert_eq!((scaling[0].value, scaling[0].met), (0.75, false));
@@ -275,10 +294,10 @@ mod tests {
                 result("bindfs", Role::Peer, &[100.0, 100.0, 100.0]),
             ],
         )]);
-        let point = reached(&results)[0].points[0].clone();
+        let point = reached(&results, DEFAULT[1])[0].points[0].clone();
         assert!(point.met && point.is_noisy(), "{point:?}");
         results.lines[0].of[0].samples[0].rate = 100.0;
-        let point = reached(&results)[0].points[0].clone();
+        let point = reached(&results, DEFAULT[1])[0].points[0].clone();
         assert!(point.met && !point.is_noisy(), "{point:?}");
     }
 
@@ -294,7 +313,7 @@ mod tests {
                 rss_kib: [1, kib],
                 descriptors: 9,
             }];
-            let all = reached(&results);
+            let all = reached(&results, DEFAULT[1]);
             assert_eq!(find(&all, "128 MiB").points[0].met, met);
         }
     }
@@ -302,8 +321,15 @@ mod tests {
     #[test]
     fn auto_is_judged_once_it_is_there() {
         let with = |name| line("stat-t1", vec![result(name, Role::Ours, &[1.0])]);
-        assert_eq!(judged(&results(vec![with("plugpull-fs direct")])), None);
-        let both = results(vec![with("plugpull-fs cached"), with("plugpull-fs auto")]);
-        assert_eq!(judged(&both), Some("plugpull-fs auto"));
+        let judged = |names: &[&'static str]| {
+            let all = results(names.iter().map(|name| with(name)).collect());
+            let judged = judge(&all).into_iter().map(|judged| judged.server);
+            judged.collect::<Vec<_>>()
+        };
+        assert!(judged(&["plugpull-fs direct"]).is_empty());
+        let both = judged(&["plugpull-fs cached", "plugpull-fs auto"]);
+        assert_eq!(both, ["plugpull-fs auto"]);
+        let both = judged(&["plugpull-fs auto", IO_URING]);
+        assert_eq!(both, ["plugpull-fs auto", IO_URING]);
     }
 }

@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::{
-    goals::Reached,
+    goals::Judged,
     lines::{Line, Unit},
     servers::{Role, Server},
 };
@@ -33,7 +33,7 @@ pub struct Results {
     /// Memory after a walk, where that was asked for.
     pub walks: Vec<Walk>,
     /// The goals, and whether they are met.
-    pub goals: Vec<Reached>,
+    pub goals: Vec<Judged>,
 }
 
 /// Where it ran.

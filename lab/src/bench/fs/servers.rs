@@ -110,7 +110,7 @@ pub fn all(programs: &Programs) -> Result<(Vec<Server>, Vec<String>)> {
     if Path::new(IO_URING).exists() {
         let args = text(&["--foreground", "--io", "auto", "--transport", "io-uring"]);
         let launch = Launch::OverIoUring(programs.ours.clone(), args);
-        servers.push(server("plugpull-fs auto, io_uring", Role::Ours, launch));
+        servers.push(server("plugpull-fs io_uring", Role::Ours, launch));
     } else {
         notes.push("io_uring left out, for this kernel has no FUSE over it".to_owned());
     }

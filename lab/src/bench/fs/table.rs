@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    goals::{self, Point, Reached},
+    goals::{Judged, Point, Reached},
     results::{LineResult, Results, ServerResult},
     servers::Role,
 };
@@ -41,10 +41,11 @@ pub fn table(results: &Results) -> String {
         push_line(&mut out, line);
     }
     push_walks(&mut out, results);
-    let judged = goals::judged(results).unwrap_or("nobody");
-    let _ = writeln!(out, "\ngoals, for {judged} (~ where rounds disagree)");
-    for goal in &results.goals {
-        push_goal(&mut out, goal);
+    for Judged { server, goals } in &results.goals {
+        let _ = writeln!(out, "\ngoals, for {server} (~ where rounds disagree)");
+        for goal in goals {
+            push_goal(&mut out, goal);
+        }
     }
     out
 }
@@ -220,7 +221,7 @@ mod tests {
             walk("plugpull-fs cached", Role::Ours, 140 << 10),
             walk("bindfs", Role::Peer, 9 << 10),
         ];
-        results.goals = goals::reached(&results);
+        results.goals = super::super::goals::judge(&results);
         results
     }
 
@@ -242,7 +243,7 @@ mod tests {
         assert_eq!(stat["of"][1]["samples"][2]["rate"], 18_000.0);
         assert_eq!(stat["of"][1]["samples"][2]["round"], 3);
         assert_eq!(json["walks"][0]["rss_kib"][1], 140 << 10);
-        assert_eq!(json["goals"][0]["points"][0]["met"], true);
+        assert_eq!(json["goals"][0]["goals"][0]["points"][0]["met"], true);
     }
 
     #[test]
