@@ -16,7 +16,7 @@
 //! only it knows whether the directory has a default ACL, which takes the umask's place
 //! (acl(5), "Object creation and default ACLs").
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 
 use rustix::fs::Mode;
 use rustix::process::umask;
@@ -40,8 +40,8 @@ pub struct Caller {
 thread_local! {
     /// The capabilities of this thread before it first changed its ids.
     static FULL: OnceCell<CapabilitySets> = const { OnceCell::new() };
-    /// Whether this thread has a umask of its own.
-    static OWN_UMASK: OnceCell<()> = const { OnceCell::new() };
+    /// The umask that this thread has given itself.
+    static UMASK: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
 impl Caller {
@@ -62,7 +62,7 @@ impl Caller {
     /// # Errors
     /// Those of `create`, of unshare(2) and of capset(2).
     pub fn creating<T>(self, create: impl FnOnce() -> Result<T>) -> Result<T> {
-        let _umask = TakenUmask::take(self.umask)?;
+        take_umask(self.umask)?;
         let _ids = TakenIds::take(self)?;
         create()
     }
@@ -163,27 +163,19 @@ impl Drop for RestoredCapabilities {
     }
 }
 
-/// Gives the thread its empty umask back when dropped.
-struct TakenUmask;
-
-impl TakenUmask {
-    fn take(mask: u32) -> Result<Option<Self>> {
-        if mask == 0 {
-            return Ok(None);
-        }
-        OWN_UMASK.with(|own| match own.get() {
-            Some(()) => Ok(()),
-            None => sys::separate_thread_umask().map(|()| *own.get_or_init(|| ())),
-        })?;
-        umask(Mode::from_raw_mode(mask));
-        Ok(Some(TakenUmask))
+/// Gives this thread a umask, for this creation and all that follow until one has
+/// another: most callers have the same, and nothing else looks at it.
+fn take_umask(mask: u32) -> Result<()> {
+    if UMASK.get() == Some(mask) {
+        return Ok(());
     }
-}
-
-impl Drop for TakenUmask {
-    fn drop(&mut self) {
-        umask(Mode::empty());
+    if UMASK.get().is_none() {
+        // Until now it was the whole process's.
+        sys::separate_thread_umask()?;
     }
+    umask(Mode::from_raw_mode(mask));
+    UMASK.set(Some(mask));
+    Ok(())
 }
 
 /// Gives the thread its own ids back when dropped.
