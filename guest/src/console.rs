@@ -7,22 +7,21 @@
 
 use std::{
     fs::File,
-    os::{
-        fd::OwnedFd,
-        unix::process::{CommandExt, ExitStatusExt},
-    },
+    os::unix::process::{CommandExt, ExitStatusExt},
     path::Path,
     process::Command,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use anyhow::{Context, Result};
 use plugpull_protocol::Exited;
 use rustix::{
-    process::{Pid, PidfdFlags, Signal, ioctl_tiocsctty, pidfd_open, pidfd_send_signal, setsid},
+    process::{Pid, WaitId, WaitIdOptions, ioctl_tiocsctty, setsid, waitid},
     termios::{Winsize, tcsetwinsize},
 };
+
+use crate::session;
 
 /// The word of the command line that turns this binary into the shell.
 pub(crate) const WORD: &str = "console";
@@ -43,19 +42,21 @@ const ENVIRONMENT: [(&str, &str); 3] = [
 /// The console and the shell that has it.
 #[derive(Default)]
 pub(crate) struct Console {
-    /// The shell's descriptor: a number could be another process by the time
-    /// it is signalled.
-    shell: Mutex<Option<OwnedFd>>,
+    /// The shell, which leads a session. While its number stands here it has
+    /// not been reaped, so that the number is no other's.
+    shell: Mutex<Option<Pid>>,
 }
 
 impl Console {
-    /// Run a shell there to its end, which is the user's to decide.
+    /// Run a shell there to its end, which is the user's to decide. What it
+    /// leaves on the terminal ends with it.
     ///
     /// # Errors
-    /// When it cannot be started, or another has the console.
+    /// When it cannot be started, another has the console, or something that it
+    /// started does not end.
     pub(crate) fn run(&self, term: &str, rows: u16, columns: u16, dir: &str) -> Result<Exited> {
         let started = Instant::now();
-        let mut shell = self.shell.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shell = self.lock();
         anyhow::ensure!(shell.is_none(), "the console has a shell already");
         #[expect(
             clippy::disallowed_methods,
@@ -72,11 +73,19 @@ impl Console {
         let mut child = command
             .spawn()
             .with_context(|| format!("start a shell in {dir}"))?;
-        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
-        *shell = pidfd.ok();
+        let leader = Pid::from_child(&child);
+        *shell = Some(leader);
         drop(shell);
+        let exited = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let waited = rustix::io::retry_on_intr(|| waitid(WaitId::Pid(leader), exited));
+        let mut shell = self.lock();
+        let ended = session::end(leader);
+        // Only now: until then the number is the session's.
         let status = child.wait().context("wait for the console's shell")?;
-        *self.shell.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *shell = None;
+        drop(shell);
+        waited.context("watch the console's shell")?;
+        ended?;
         Ok(Exited {
             code: status
                 .code()
@@ -87,19 +96,21 @@ impl Console {
         })
     }
 
-    /// End the shell with its jobs. A shell that has just ended is no error.
+    /// End the shell with all that it started on the terminal. A shell that has
+    /// just ended is no error.
     ///
     /// # Errors
-    /// When it cannot be signalled.
+    /// When one of them cannot be signalled or does not end.
     pub(crate) fn hang_up(&self) -> Result<()> {
-        let shell = self.shell.lock().unwrap_or_else(PoisonError::into_inner);
-        match shell
-            .as_ref()
-            .map(|shell| pidfd_send_signal(shell, Signal::HUP))
-        {
-            None | Some(Ok(()) | Err(rustix::io::Errno::SRCH)) => Ok(()),
-            Some(Err(error)) => Err(error).context("hang up the console's shell"),
+        match *self.lock() {
+            Some(leader) => session::end(leader).context("hang up the console"),
+            None => Ok(()),
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Pid>> {
+        // Nothing below can panic half-way through a change.
+        self.shell.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

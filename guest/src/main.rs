@@ -15,6 +15,7 @@ mod errors;
 mod init;
 mod mounts;
 mod process;
+mod session;
 mod workload;
 
 use std::process::ExitCode;

@@ -43,7 +43,7 @@ const LOOK_EVERY: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
 };
-/// From SIGHUP to the shell's end.
+/// From the answer that all on the terminal has ended to the shell's own.
 const HANG_UP_TIMEOUT: Duration = Duration::from_secs(20);
 const QUICK: Duration = Duration::from_secs(30);
 /// For a shell that the agent starts; it has no environment of its own.
@@ -169,10 +169,12 @@ impl<'a> Shell<'a> {
     }
 
     /// Give the guest's console to a person until the shell there ends, Ctrl-]
-    /// is typed, or a signal comes.
+    /// is typed, or a signal comes. Nothing of the terminal's session runs
+    /// afterwards.
     ///
     /// # Errors
-    /// When the keyboard is no terminal or the guest is in trouble.
+    /// When the keyboard is no terminal, something on the guest's does not end,
+    /// or the guest is in trouble.
     pub fn interact(&self, person: Person<'_>) -> Result<()> {
         let size = tcgetwinsize(person.keyboard).context("ask for the terminal's size")?;
         let raw = RawMode::enter(person.keyboard)?;
@@ -237,8 +239,8 @@ impl<'a> Shell<'a> {
     /// Unmount everything and power off.
     ///
     /// # Errors
-    /// When something that was started still uses the filesystem, its server
-    /// ended badly, or the guest did.
+    /// When something that has left its session or group still uses the
+    /// filesystem, its server ended badly, or the guest did.
     pub fn close(self) -> Result<()> {
         self.session
             .power_off()

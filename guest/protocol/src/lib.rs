@@ -264,7 +264,9 @@ pub enum Request {
         /// Where the shell starts.
         dir: String,
     },
-    /// End that shell as a terminal whose line drops does: with SIGHUP.
+    /// End that shell, and all processes of its session, as a terminal whose
+    /// line drops does: with SIGHUP, and with SIGKILL what ignores it. Answered
+    /// when they have ended.
     HangUp,
     /// A built-in workload or checker.
     Workload(WorkloadRequest),

@@ -92,15 +92,24 @@ fn terminal() -> Result<()> {
     ensure!(!tcgetattr(&line)?.local_modes.contains(LocalModes::ICANON));
     screen.type_in("echo $((6 * 7)) $(tty)\r")?;
     screen.shows("42 /dev/ttyS0")?;
-    // Ctrl-C is for the guest's program; Ctrl-] for us, whatever runs there.
-    screen.type_in("sleep 1000; echo not this\r")?;
-    screen.shows("not this\r\n")?;
-    screen.type_in("\x03")?;
     screen.shows("guest:/mnt/fs# ")?;
-    screen.type_in("cat\r")?;
-    screen.shows("cat\r\n")?;
+    // Ctrl-C is for the guest's program, once that is there to get it: what is
+    // typed comes back twice, from the terminal and from the program. Ctrl-] is
+    // for us, whatever runs there.
+    screen.type_in("echo re''ady; cat; echo not this\r")?;
+    screen.shows("ready\r\n")?;
+    screen.type_in("twice\r")?;
+    screen.shows("twice\r\ntwice\r\n")?;
+    screen.type_in("\x03")?;
+    let answer = screen.shows("guest:/mnt/fs# ")?;
+    ensure!(!answer.contains("not this"), "{answer}");
+    // All that runs in the mount has to end, or it cannot be taken down: also
+    // what does not hear that the line has dropped.
+    screen.type_in("(trap '' HUP; echo de''af; exec sleep 1000) & cat\r")?;
+    screen.shows("deaf\r\n")?;
     screen.type_in("\x1d")?;
     let status = running.wait(DEADLINE)?;
+    screen.look()?;
     ensure!(status.success(), "{status}: {}", screen.seen);
     ensure!(
         tcgetattr(&line)?.local_modes == before,
@@ -137,21 +146,37 @@ impl Screen {
         Ok(self.master.write_all(keys.as_bytes())?)
     }
 
-    /// Wait until this is shown, and forget all up to there.
-    fn shows(&mut self, text: &str) -> Result<()> {
+    /// Take in what is shown already.
+    fn look(&mut self) -> Result<()> {
+        let now = Timespec::default();
+        while poll(&mut [PollFd::new(&self.master, PollFlags::IN)], Some(&now))? > 0 {
+            self.read()?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<()> {
+        let mut bytes = [0; 4096];
+        let count = self.master.read(&mut bytes)?;
+        self.seen
+            .push_str(&String::from_utf8_lossy(&bytes[..count]));
+        Ok(())
+    }
+
+    /// Wait until this is shown, and forget all up to there; what was shown
+    /// before it comes back.
+    fn shows(&mut self, text: &str) -> Result<String> {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            if let Some((_, after)) = self.seen.split_once(text) {
+            if let Some((before, after)) = self.seen.split_once(text) {
+                let before = before.to_owned();
                 self.seen = after.to_owned();
-                return Ok(());
+                return Ok(before);
             }
             let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now()))?;
             let ready = poll(&mut [PollFd::new(&self.master, PollFlags::IN)], Some(&left))?;
             ensure!(ready > 0, "{text:?} does not come after: {}", self.seen);
-            let mut bytes = [0; 4096];
-            let count = self.master.read(&mut bytes)?;
-            self.seen
-                .push_str(&String::from_utf8_lossy(&bytes[..count]));
+            self.read()?;
         }
     }
 }
