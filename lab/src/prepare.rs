@@ -24,7 +24,7 @@ use crate::{
     base::{Base, Kind, PLAIN_CLUSTER, Wanted},
     mounts,
     progress::{Activity, Event, Outcome, Progress},
-    scenario::{Case, Cuttable, ImageName, Profile, Story},
+    scenario::{Case, Cuttable, ImageName, LedgerLoad, Profile, Story},
     testbed::{ImageSetup, Setup, Testbed},
 };
 
@@ -397,7 +397,8 @@ fn kinds(story: &Story) -> Vec<Kind> {
     match story {
         Story::Initdb => vec![Kind::Empty, PLAIN_CLUSTER],
         Story::Load(_) => vec![PLAIN_CLUSTER],
-        Story::Flakey(connections) | Story::PowerCut(Cuttable::PostgresLedger(connections), _) => {
+        Story::Flakey(connections)
+        | Story::PowerCut(Cuttable::PostgresLedger(LedgerLoad { connections, .. }), _) => {
             vec![Kind::Cluster {
                 connections: connections.0.get(),
             }]

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Result, bail};
 use plugpull_disk::{ContentDigest, CrashState, Keep, PowerCut, Recording, Seed, View};
-use plugpull_protocol::{Observation, WorkloadRequest, workload::LEDGER_CONF};
+use plugpull_protocol::{Observation, WorkloadRequest};
 use plugpull_vm::Trouble;
 
 use super::{
@@ -161,12 +161,12 @@ fn look(session: &mut Session<'_>, stage: &Stage<'_>, workload: &Cuttable) -> Re
     session.mount_lower(&stage.case.lower)?;
     let at = session.mount(&stage.case.mount)?;
     match workload {
-        Cuttable::PostgresLedger(_) => {
+        Cuttable::PostgresLedger(load) => {
             let request = WorkloadRequest::PostgresRecover {
                 dir: cluster_dir(at),
                 seed: stage.seed,
                 full: true,
-                conf: LEDGER_CONF.iter().map(|line| (*line).to_owned()).collect(),
+                conf: load.settings(),
                 timeout_ms: session.timeout_ms(RECOVER_TIMEOUT / 4),
             };
             session.workload(request, RECOVER_TIMEOUT)
@@ -215,8 +215,8 @@ fn judge(
     };
     stage.judged(&[OracleName::Recovery], Vec::new(), id);
     match (&**observation, workload) {
-        (Observation::Recover(recovered), Cuttable::PostgresLedger(connections)) => {
-            let lost = transactions::judge(ledger, stage.seed, connections.0.get(), recovered);
+        (Observation::Recover(recovered), Cuttable::PostgresLedger(load)) => {
+            let lost = transactions::judge(ledger, stage.seed, load.connections.0.get(), recovered);
             stage.judged(&[OracleName::Ledger, OracleName::Atomicity], lost, id);
             stage.judged(&[OracleName::Log], postgres::server(&recovered.server), id);
             if let Some(amcheck) = &recovered.amcheck {

@@ -9,10 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use plugpull_disk::{CutTrigger, End, Recording, View};
-use plugpull_protocol::{
-    Promise, WorkloadRequest,
-    workload::{LEDGER_CONF, MARK_CHECKPOINT_END},
-};
+use plugpull_protocol::{Promise, WorkloadRequest, workload::MARK_CHECKPOINT_END};
 
 use super::{
     Stage,
@@ -50,8 +47,8 @@ pub(super) const PAGES: u32 = 64;
 
 pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut) -> Result<()> {
     let kind = match workload {
-        Cuttable::PostgresLedger(connections) => Kind::Cluster {
-            connections: connections.0.get(),
+        Cuttable::PostgresLedger(load) => Kind::Cluster {
+            connections: load.connections.0.get(),
         },
         Cuttable::PageFsync => Kind::Empty,
         Cuttable::Program(_) => {
@@ -140,11 +137,11 @@ fn mark_prefix(text: &str) -> Result<Vec<u8>> {
 
 fn request(session: &Session<'_>, workload: &Cuttable, at: &str, seed: u64) -> WorkloadRequest {
     match workload {
-        Cuttable::PostgresLedger(connections) => WorkloadRequest::PostgresLedger {
+        Cuttable::PostgresLedger(load) => WorkloadRequest::PostgresLedger {
             dir: cluster_dir(at),
-            connections: connections.0.get(),
+            connections: load.connections.0.get(),
             seed,
-            conf: LEDGER_CONF.iter().map(|line| (*line).to_owned()).collect(),
+            conf: load.settings(),
             transactions: u64::from(u32::MAX),
             load_ms: LOAD_MS,
             checkpoint_every_ms: CHECKPOINT_EVERY_MS,

@@ -22,13 +22,13 @@ use std::{
 pub use matrix::Case;
 pub use names::{
     Bus, Cache, CaseName, Expect, Fs, ImageName, IoMode, Mutant, Named, OracleName, Profile,
-    ScenarioName,
+    ScenarioName, WalSync,
 };
 pub use parse::diagnostic::{BadFile, Problem, nearest};
 pub use proof::{Count, Counts, Threshold};
 pub use story::{
-    Argv, Conformance, Connections, CutPoint, Cuts, Cuttable, DistributionProgram, Judge, Load,
-    PowerCut, Program, STATES_PER_CUT, Story, Writers,
+    Argv, Conformance, Connections, CutPoint, Cuts, Cuttable, DistributionProgram, Judge,
+    LedgerLoad, Load, PowerCut, Program, STATES_PER_CUT, Story, Writers,
 };
 pub use units::ByteCount;
 

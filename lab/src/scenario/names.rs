@@ -105,6 +105,20 @@ named! {
 }
 
 named! {
+    /// How PostgreSQL gets its log onto the disk: its `wal_sync_method`.
+    pub enum WalSync, "wal_sync_method" {
+        /// fdatasync(2) after the writes.
+        Fdatasync = "fdatasync",
+        /// fsync(2) after the writes.
+        Fsync = "fsync",
+        /// Writes to a file that is open with `O_DSYNC`, and no call after them.
+        OpenDatasync = "open_datasync",
+        /// The same with `O_SYNC`.
+        OpenSync = "open_sync",
+    }
+}
+
+named! {
     /// What judges a run; each failure in a report names one.
     pub enum OracleName, "oracle" {
         /// Every program of the workload ended as it should.

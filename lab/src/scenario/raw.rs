@@ -90,6 +90,7 @@ pub(crate) struct RawWorkload {
     pub(crate) transactions: Number,
     pub(crate) sequences: Number,
     pub(crate) operations: Number,
+    pub(crate) wal_sync_method: Text,
     pub(crate) damage: Flag,
 }
 
@@ -144,6 +145,7 @@ impl RawWorkload {
             transactions: take(&self.transactions, &over.transactions),
             sequences: take(&self.sequences, &over.sequences),
             operations: take(&self.operations, &over.operations),
+            wal_sync_method: self.wal_sync_method.clone(),
             damage: self.damage.clone(),
         }
     }

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use plugpull_protocol::workload;
 
 use super::{
-    names::{Expect, OracleName},
+    names::{Expect, OracleName, WalSync},
     proof::{Count, Threshold},
 };
 
@@ -37,11 +37,30 @@ pub enum Story {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cuttable {
     /// PostgreSQL connections that record every acknowledgement.
-    PostgresLedger(Connections),
+    PostgresLedger(LedgerLoad),
     /// One page written and fsynced at a time.
     PageFsync,
     /// A program of the user's.
     Program(Program),
+}
+
+/// The parameters of `postgres-ledger`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LedgerLoad {
+    /// Connections that commit.
+    pub connections: Connections,
+    /// How their commits get onto the disk.
+    pub wal_sync: WalSync,
+}
+
+impl LedgerLoad {
+    /// The server's settings, `name=value`; of two for one name the later is
+    /// taken (postgres(1), `-c`).
+    pub fn settings(self) -> Vec<String> {
+        let common = workload::LEDGER_CONF.iter().map(|line| (*line).to_owned());
+        let own = format!("wal_sync_method={}", self.wal_sync);
+        common.chain([own]).collect()
+    }
 }
 
 /// How many connections work at once.

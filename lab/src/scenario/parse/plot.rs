@@ -10,8 +10,8 @@ use toml::Spanned;
 
 use super::complaints::{Complaints, texts};
 use crate::scenario::{
-    Conformance, Connections, CutPoint, Cuts, Cuttable, DistributionProgram, Judge, Load, Named,
-    PowerCut, Profile, Program, STATES_PER_CUT, Story, Writers,
+    Conformance, Connections, CutPoint, Cuts, Cuttable, DistributionProgram, Judge, LedgerLoad,
+    Load, Named, PowerCut, Profile, Program, STATES_PER_CUT, Story, WalSync, Writers,
     names::named,
     raw::{RawPowerCut, RawScenario, RawSizes, RawWorkload},
 };
@@ -161,6 +161,10 @@ fn only_sizes(over: &Spanned<RawWorkload>, complaints: &mut Complaints) {
         ("files", raw.files.as_ref().map(Spanned::span)),
         ("run", raw.run.as_ref().map(Spanned::span)),
         ("atomic", raw.atomic.as_ref().map(Spanned::span)),
+        (
+            "wal_sync_method",
+            raw.wal_sync_method.as_ref().map(Spanned::span),
+        ),
         ("damage", raw.damage.as_ref().map(Spanned::span)),
     ];
     for (key, span) in spans {
@@ -189,6 +193,7 @@ fn plot(
         (None, Some(run)) => {
             refuse_sizes(workload, &[], "a program of your own", complaints);
             refuse_damage(workload, complaints);
+            refuse_wal_sync(workload, complaints);
             let run = complaints.argv(run, &["dir", "seed"]);
             let judge = judge(raw, workload, complaints);
             Some(Plot::CanBeCut(Cuttable::Program(Program {
@@ -238,6 +243,18 @@ fn refuse_damage(workload: &RawWorkload, complaints: &mut Complaints) {
     }
 }
 
+/// Other servers have no commits that a power cut could take away.
+fn refuse_wal_sync(workload: &RawWorkload, complaints: &mut Complaints) {
+    if let Some(method) = &workload.wal_sync_method {
+        complaints
+            .add(
+                method.span(),
+                "`wal_sync_method` means nothing to this workload",
+            )
+            .expected("`postgres-ledger` as the workload");
+    }
+}
+
 fn builtin(
     raw: &RawScenario,
     builtin: Builtin,
@@ -277,6 +294,9 @@ fn builtin(
     ) {
         refuse_damage(workload, complaints);
     }
+    if builtin != Builtin::PostgresLedger {
+        refuse_wal_sync(workload, complaints);
+    }
     Some(match builtin {
         Builtin::GitClone | Builtin::TarRoundTrip | Builtin::Sqlite => {
             let program = distribution(builtin, workload, complaints)?;
@@ -301,7 +321,15 @@ fn builtin(
         Builtin::PostgresFlakey => Plot::Ends(Story::Flakey(connections(4, complaints)?)),
         Builtin::Writers => Plot::Ends(Story::Writers(writers(workload, complaints)?)),
         Builtin::PostgresLedger => {
-            Plot::CanBeCut(Cuttable::PostgresLedger(connections(4, complaints)?))
+            let connections = connections(4, complaints);
+            let wal_sync = match &workload.wal_sync_method {
+                Some(method) => complaints.one_of(method),
+                None => Some(WalSync::Fdatasync),
+            };
+            Plot::CanBeCut(Cuttable::PostgresLedger(LedgerLoad {
+                connections: connections?,
+                wal_sync: wal_sync?,
+            }))
         }
         Builtin::PageFsync => Plot::CanBeCut(Cuttable::PageFsync),
     })

@@ -19,7 +19,10 @@ fn a_file_means_what_it_says() {
     let profiles: Vec<_> = scenario.profiles().collect();
     assert_eq!(profiles, [Profile::Smoke, Profile::Full]);
     let story = Story::PowerCut(
-        Cuttable::PostgresLedger(Connections(n(4))),
+        Cuttable::PostgresLedger(LedgerLoad {
+            connections: Connections(n(4)),
+            wal_sync: WalSync::Fdatasync,
+        }),
         PowerCut {
             cuts: Cuts::Seeded(n(10)),
             states: n(30),
@@ -27,6 +30,24 @@ fn a_file_means_what_it_says() {
     );
     assert_eq!(scenario.story(Profile::Full), Some(&story));
     assert_eq!(scenario.story(Profile::Nightly), None);
+}
+
+#[test]
+fn how_commits_reach_the_disk_is_a_setting_of_the_server() {
+    let text = with(
+        "\"postgres-ledger\"",
+        "\"postgres-ledger\"\nwal_sync_method = \"open_datasync\"",
+    );
+    let settings = |text: &str| match parse(text).expect("right").story(Profile::Full) {
+        Some(Story::PowerCut(Cuttable::PostgresLedger(load), _)) => load.settings(),
+        other => panic!("{other:?}"),
+    };
+    let last = |text: &str| settings(text).pop();
+    assert_eq!(last(GOOD).as_deref(), Some("wal_sync_method=fdatasync"));
+    assert_eq!(
+        last(&text).as_deref(),
+        Some("wal_sync_method=open_datasync")
+    );
 }
 
 #[test]
@@ -58,7 +79,7 @@ fn a_profile_changes_sizes_and_thresholds_with_them() {
     );
     assert!(shown(Profile::Smoke).contains(&"power cuts ≥ 4 (floor 4)".to_owned()));
     let connections = |profile| match scenario.story(profile) {
-        Some(Story::PowerCut(Cuttable::PostgresLedger(connections), _)) => connections.0.get(),
+        Some(Story::PowerCut(Cuttable::PostgresLedger(load), _)) => load.connections.0.get(),
         other => panic!("{other:?}"),
     };
     assert_eq!(connections(Profile::Smoke), 4);
@@ -189,6 +210,7 @@ fn the_suite_is_whole() {
             "conformance-passthrough 3/6/6 pass",
             "conformance 4/12/36 pass",
             "control-conformance 1/1/1 caught by conformance",
+            "control-dsync-dropped 1/1/1 caught by ledger",
             "control-fd-as-handle 1/1/1 caught by exit",
             "control-fsx 1/1/1 caught by fsx",
             "control-fsync-ignored 1/1/1 caught by ledger",
@@ -202,6 +224,7 @@ fn the_suite_is_whole() {
             "postgres-flakey 3/9/18 pass",
             "postgres-initdb 3/9/18 pass",
             "postgres-load 3/9/18 pass",
+            "postgres-open-datasync 0/3/3 pass",
             "postgres-power-cut 3/9/18 pass",
             "sqlite 3/9/9 pass",
             "tar-kernel-tree 0/3/3 pass",

@@ -127,6 +127,15 @@ fn combinations_that_mean_nothing() {
         format!("{GOOD}[full.workload]\nbuiltin = \"page-fsync\"\n"),
         with("\"postgres-ledger\"", "\"writers\"\ndamage = true").replace(cut, ""),
         with("\"postgres-ledger\"", "\"sqlite\"\ndamage = true").replace(cut, ""),
+        with(
+            "\"postgres-ledger\"",
+            "\"page-fsync\"\nwal_sync_method = \"open_sync\"",
+        ),
+        with(
+            "\"postgres-ledger\"",
+            "\"postgres-ledger\"\nwal_sync_method = \"open-sync\"",
+        ),
+        format!("{GOOD}[full.workload]\nwal_sync_method = \"fsync\"\n"),
     ]);
     assert_snapshot!(said);
 }
