@@ -75,11 +75,13 @@ fn run(cli: Cli) -> Result<bool> {
         Command::Check(options) => {
             let verdicts = check::run(&options)?;
             for verdict in &verdicts {
-                match &verdict.failure {
-                    None => println!("pass {}", verdict.name),
-                    Some(failure) => println!("FAIL {}: {failure}", verdict.name),
+                match (&verdict.failure, verdict.limit) {
+                    (Some(failure), _) => println!("FAIL {}: {failure}", verdict.name),
+                    (None, Some(limit)) => println!("limit {}: {limit}", verdict.name),
+                    (None, None) => println!("pass {}", verdict.name),
                 }
             }
+            println!("check: {} checks", verdicts.len());
             Ok(verdicts.iter().all(|verdict| verdict.failure.is_none()))
         }
         Command::Fsx(options) => fsx::run(&options),

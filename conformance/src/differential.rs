@@ -17,7 +17,7 @@ use clap::ValueEnum as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
 
-use crate::client::Client;
+use crate::client::{Client, Kernel};
 use crate::known::{self, KnownDifference};
 use crate::op::{Base, Octal, Op, Place, SLOTS, Target, User};
 use crate::outcome::When;
@@ -136,7 +136,10 @@ fn run_seed(options: &Options, seed: u64, report: &mut Report) -> Result<Option<
     let mut runner = TestRunner::new_with_rng(config, random);
     let (serial, counts) = (Cell::new(0), RefCell::new(report));
     let broken = RefCell::new(None);
-    let mut left_out = options.fuse.map_or_else(Vec::new, Client::left_out);
+    let mut left_out = match options.fuse {
+        Some(client) => client.left_out(Kernel::running()?),
+        None => Vec::new(),
+    };
     left_out.extend_from_slice(&options.without);
     let outcome = runner.run(&sequences(options.ops), |steps| {
         if broken.borrow().is_some() {

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::client::{Client, Kernel};
+
 /// What to run.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
@@ -27,6 +29,10 @@ pub struct Options {
     /// Read and write through mappings too
     #[arg(long)]
     pub mmap: bool,
+    /// The mount is a FUSE server's that has its reads and writes done so: no mappings
+    /// where the kernel's client has none
+    #[arg(long, value_name = "HOW")]
+    pub fuse: Option<Client>,
     /// The largest size of the file in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20)]
     pub size: u32,
@@ -46,8 +52,10 @@ pub struct Options {
 
 /// fsx's configuration file: every operation that Linux has. Stores are not followed by
 /// msync(2): mappings must be coherent without, and a million flushes take an hour.
-fn configuration(options: &Options) -> String {
-    let mapped = if options.mmap { 10 } else { 0 };
+fn configuration(options: &Options, kernel: Kernel) -> String {
+    let can_map = |client: Client| client.maps_shared(kernel);
+    let mmap = options.mmap && options.fuse.is_none_or(can_map);
+    let mapped = if mmap { 10 } else { 0 };
     format!(
         "flen = {size}\n\
          nomsyncafterwrite = true\n\
@@ -58,7 +66,7 @@ fn configuration(options: &Options) -> String {
          posix_fadvise = 1\ncopy_file_range = 2\n",
         size = options.size,
         largest = (options.size / 4).max(1),
-        invalidate = if options.mmap { 1 } else { 0 },
+        invalidate = if mmap { 1 } else { 0 },
     )
 }
 
@@ -70,8 +78,11 @@ pub fn run(options: &Options) -> Result<bool> {
     let artifacts = options.artifacts.clone().unwrap_or_else(std::env::temp_dir);
     let name = format!("fsx-{}.toml", std::process::id());
     let configuration_file = artifacts.join(name);
-    std::fs::write(&configuration_file, configuration(options))
-        .with_context(|| format!("write {}", configuration_file.display()))?;
+    std::fs::write(
+        &configuration_file,
+        configuration(options, Kernel::running()?),
+    )
+    .with_context(|| format!("write {}", configuration_file.display()))?;
     let outcome = fsx(options, &configuration_file, &artifacts);
     std::fs::remove_file(&configuration_file)?;
     outcome

@@ -17,6 +17,7 @@ fn two_plain_directories_pass_but_for_the_protocols_limits() {
         mount: Some(mount),
         plain: Some(plain),
         list: false,
+        fuse: None,
         except: Vec::new(),
         names: Vec::new(),
     };
@@ -46,6 +47,7 @@ fn a_directory_on_another_filesystem_is_told_apart() {
         mount: Some(wrong),
         plain: Some(dir.path().to_owned()),
         list: false,
+        fuse: None,
         except: Vec::new(),
         names: vec!["times-after-2106".into(), "inode-flags".into()],
     };

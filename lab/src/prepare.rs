@@ -406,6 +406,7 @@ fn kinds(story: &Story) -> Vec<Kind> {
         Story::Writers(_)
         | Story::Distribution(_)
         | Story::Conformance(_)
+        | Story::NamedChecks
         | Story::PowerCut(..)
         | Story::Program(_) => {
             vec![Kind::Empty]

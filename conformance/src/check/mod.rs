@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
+use crate::client::{Client, Kernel, Limit};
 use crate::sys::private_directory_and_umask;
 use scene::{Entry, Scene};
 
@@ -37,6 +38,10 @@ pub struct Options {
     /// Print names and statements, check nothing
     #[arg(long)]
     pub list: bool,
+    /// The mount is a FUSE server's that has its reads and writes done so: the limits of
+    /// the kernel's client must be met, and are no failures
+    #[arg(long, value_name = "HOW")]
+    pub fuse: Option<Client>,
     /// Leave out these checks
     #[arg(long, value_name = "NAME")]
     pub except: Vec<String>,
@@ -61,6 +66,8 @@ pub struct Verdict {
     pub name: &'static str,
     /// What was expected and what was seen, if they differ.
     pub failure: Option<String>,
+    /// Why they differ without being a failure.
+    pub limit: Option<&'static str>,
 }
 
 /// How long one scenario may take on one side: the largest directory has 100,000 entries.
@@ -111,18 +118,39 @@ pub fn run(options: &Options) -> Result<Vec<Verdict>> {
         let wanted = options.names.is_empty() || among(&options.names, check);
         wanted && !among(&options.except, check)
     };
-    let verdict = |check: &Check| {
-        let failure = compare(check, mount, plain)?;
-        Ok(Verdict {
-            name: check.name,
-            failure,
-        })
+    let limits: Vec<_> = match options.fuse {
+        Some(client) => client.limits(Kernel::running()?).collect(),
+        None => Vec::new(),
     };
+    let verdict = |check: &Check| Ok(judge(check.name, compare(check, mount, plain)?, &limits));
     checks
         .iter()
         .filter(|check| chosen(check))
         .map(verdict)
         .collect()
+}
+
+/// A limit must be met: where it is gone the table has to follow.
+fn judge(name: &'static str, difference: Option<String>, limits: &[&Limit]) -> Verdict {
+    let mut of = limits.iter().filter(|limit| limit.check == name);
+    let (failure, limit) = match difference {
+        None => match of.next() {
+            None => (None, None),
+            Some(limit) => {
+                let passes = format!("it passes, take it out of the table: {}", limit.reason);
+                (Some(passes), None)
+            }
+        },
+        Some(difference) => match of.find(|limit| difference.contains(limit.message)) {
+            Some(limit) => (None, Some(limit.reason)),
+            None => (Some(difference), None),
+        },
+    };
+    Verdict {
+        name,
+        failure,
+        limit,
+    }
 }
 
 fn compare(check: &Check, mount: &Path, plain: &Path) -> Result<Option<String>> {
@@ -189,4 +217,29 @@ fn first_difference(mount: &Observation, plain: &Observation) -> Option<String> 
     }
     let equal = mount.entries.len() == plain.entries.len();
     (!equal).then(|| String::from("the sides made different numbers of observations"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_met_as_it_is_written_or_the_check_fails() {
+        let kernel = Kernel::running().expect("it has a release");
+        let limits: Vec<_> = Client::Writeback.limits(kernel).collect();
+        let limit = limits.first().expect("there is one");
+        let judged = |name, difference: Option<&str>| {
+            let verdict = judge(name, difference.map(str::to_owned), &limits);
+            (verdict.failure.is_some(), verdict.limit)
+        };
+        let as_written = format!("before {} behind", limit.message);
+        assert_eq!(
+            judged(limit.check, Some(&as_written)),
+            (false, Some(limit.reason))
+        );
+        assert_eq!(judged(limit.check, Some("something else")), (true, None));
+        assert_eq!(judged(limit.check, None), (true, None));
+        assert_eq!(judged("mmap-private", Some(&as_written)), (true, None));
+        assert_eq!(judged("mmap-private", None), (false, None));
+    }
 }

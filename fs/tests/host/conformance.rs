@@ -25,47 +25,10 @@ const INJECTED: u64 = 3;
 /// Every sequence follows from this.
 const SEED: u64 = 1;
 
-/// A check that fails, and why. A fix must take its line out: a check that passes
-/// against this table fails the run.
-struct Expected {
-    /// In which mode, or in all.
-    mode: Option<&'static str>,
-    check: &'static str,
-    /// A part of the message, so that it does not fail for another reason.
-    message: &'static str,
-    #[expect(dead_code, reason = "it is for the reader")]
-    reason: &'static str,
-}
-
-/// Defects: each line waits for its fix.
-const DEFECTS: &[Expected] = &[];
-
-/// What the kernel's client does in one mode, and no server can change.
-const LIMITS: &[Expected] = &[
-    Expected {
-        mode: Some("writeback"),
-        check: "largest-file",
-        message: "write at the limit: the mount says Ok(1)",
-        reason: "the page cache takes the write; the filesystem below refuses it later, \
-                 and fsync(2) says so",
-    },
-    Expected {
-        mode: Some("writeback"),
-        check: "times-before-1970",
-        message: "-2147483648: the mount says",
-        reason: "the client keeps times of its own and knows no limits but its own",
-    },
-    Expected {
-        mode: Some("writeback"),
-        check: "times-after-2106",
-        message: "20000000000: the mount says",
-        reason: "the same at the other end",
-    },
-];
-
 /// How the kernel's client works in an I/O mode.
 fn client(mode: &str) -> Client {
     match mode {
+        "direct" => Client::Direct,
         "writeback" => Client::Writeback,
         "passthrough" => Client::Passthrough,
         _ => Client::Requests,
@@ -119,28 +82,13 @@ fn run_checks(mount: &Path, plain: &Path, mode: &str, except: &[&str]) {
         mount: Some(mount.to_owned()),
         plain: Some(plain.to_owned()),
         list: false,
+        fuse: Some(client(mode)),
         except: except.iter().map(ToString::to_string).collect(),
         names: Vec::new(),
     };
     let verdicts = check::run(&options).expect("the mount stands");
-    let mut wrong = Vec::new();
-    for verdict in verdicts {
-        let expected: Vec<_> = DEFECTS
-            .iter()
-            .chain(LIMITS)
-            .filter(|line| line.check == verdict.name && line.mode.is_none_or(|of| of == mode))
-            .collect();
-        let (name, failure) = (verdict.name, verdict.failure.as_deref());
-        match (failure, expected.as_slice()) {
-            (None, []) => {}
-            (None, [_, ..]) => wrong.push(format!("{name} passes: take it out of the table")),
-            (Some(failure), lines) => {
-                if !lines.iter().any(|line| failure.contains(line.message)) {
-                    wrong.push(format!("{name}: {failure}"));
-                }
-            }
-        }
-    }
+    let failed = |verdict: check::Verdict| Some(format!("{}: {}", verdict.name, verdict.failure?));
+    let wrong: Vec<_> = verdicts.into_iter().filter_map(failed).collect();
     assert!(wrong.is_empty(), "--io {mode}: {wrong:#?}");
 }
 
@@ -276,6 +224,7 @@ fn run_fsx(sandbox: &Sandbox, ops: u64, inject: Option<u64>) -> bool {
         ops,
         seed: SEED,
         mmap: true,
+        fuse: Some(client(mode)),
         size: 1 << 20,
         artifacts: Some(sandbox.native()),
         program,
@@ -323,7 +272,7 @@ fn mutants_are_caught_by_sequences() {
             seconds: None,
             shrink_seconds: 0,
             plant: None,
-            fuse: Some(Client::Requests),
+            fuse: Some(Client::Direct),
             without: Vec::new(),
         };
         let report = differential::run(&options).expect("the mount stands");

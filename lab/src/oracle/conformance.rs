@@ -2,11 +2,13 @@
 
 use plugpull_protocol::Exited;
 
-use super::{Finding, Findings, first_lines};
+use super::{Finding, Findings};
 use crate::scenario::OracleName;
 
-/// How many lines of a shrunk script are told.
+/// How many lines of what it says are told.
 const LINES: usize = 40;
+/// How many of them from the end of a script: that is where the difference is.
+const LAST_LINES: usize = 12;
 
 /// What a run of plugpull-conformance came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,8 +58,49 @@ pub fn as_the_lower_filesystem(exited: &Exited) -> Vec<Finding> {
     let mut findings = Findings::default();
     if let Said::Different(_) = said(exited) {
         let at = exited.stdout.find("FAILED: ").unwrap_or(0);
-        let told = first_lines(&exited.stdout[at..], LINES);
+        let told = both_ends(&exited.stdout[at..]);
         findings.add(OracleName::Conformance, told);
+    }
+    findings.told()
+}
+
+/// A script that is too long loses its middle.
+fn both_ends(text: &str) -> String {
+    let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    if lines.len() > LINES {
+        let (from, to) = (LINES - LAST_LINES, lines.len() - LAST_LINES);
+        let left_out = format!("({} lines left out)", to - from);
+        lines.splice(from..to, [left_out]);
+    }
+    lines.join("\n")
+}
+
+/// How many named checks were made: its line `check: N checks`.
+pub fn checks_made(exited: &Exited) -> u64 {
+    let count = |line: &str| {
+        let count = line.strip_prefix("check: ")?.strip_suffix(" checks")?;
+        count.parse().ok()
+    };
+    exited.stdout.lines().rev().find_map(count).unwrap_or(0)
+}
+
+/// The named checks that failed, each with what it says.
+pub fn as_the_checks_say(exited: &Exited) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    if let Said::Different(_) = said(exited) {
+        for failed in exited
+            .stdout
+            .lines()
+            .filter_map(|l| l.strip_prefix("FAIL "))
+        {
+            findings.add(OracleName::Checks, failed.to_owned());
+        }
+        if !exited.stdout.contains("FAIL ") {
+            findings.add(
+                OracleName::Checks,
+                String::from("a check failed and said nothing"),
+            );
+        }
     }
     findings.told()
 }
@@ -118,6 +161,31 @@ mod tests {
         assert_eq!(said(&different), Said::Different(counts));
         let found = as_the_lower_filesystem(&different);
         assert!(found[0].detail.starts_with("FAILED: seed 15"), "{found:?}");
+    }
+
+    #[test]
+    fn a_long_script_is_told_with_its_difference() {
+        let text: String = (1..=100).map(|n| format!("line {n}\n")).collect();
+        let told = both_ends(&text);
+        assert!(told.starts_with("line 1\n"), "{told}");
+        assert!(
+            told.contains("line 28\n(60 lines left out)\nline 89\n"),
+            "{told}"
+        );
+        assert!(told.ends_with("line 100"), "{told}");
+        assert_eq!(both_ends("a\nb"), "a\nb");
+    }
+
+    #[test]
+    fn each_check_that_fails_is_found() {
+        let text = "pass a\nFAIL b: the mount says 1\nlimit c: why\nFAIL d: no\ncheck: 4 checks\n";
+        assert_eq!(checks_made(&exited(1, text)), 4);
+        let found = as_the_checks_say(&exited(1, text));
+        let details: Vec<_> = found.iter().map(|f| f.detail.as_str()).collect();
+        assert_eq!(details, ["b: the mount says 1", "d: no"]);
+        assert_eq!(as_the_checks_say(&exited(0, "pass a\n")), []);
+        assert_eq!(as_the_checks_say(&exited(1, "")).len(), 1);
+        assert_eq!(as_the_checks_say(&exited(69, "")), []);
     }
 
     #[test]

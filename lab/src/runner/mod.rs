@@ -80,6 +80,7 @@ pub fn run(bed: &Testbed, case: &Case, dir: &Path, outcome: &mut Outcome) -> Res
         Story::Writers(writers) => writers::run(&mut stage, writers),
         Story::Flakey(connections) => flakey::run(&mut stage, *connections),
         Story::Conformance(conformance) => conformance::run(&mut stage, conformance),
+        Story::NamedChecks => conformance::named_checks(&mut stage),
         Story::Distribution(program) => distribution::run(&mut stage, program),
         Story::PowerCut(workload, cut) => power_cut::run(&mut stage, workload, cut),
         Story::Program(_) => bail!("running a program of your own is not built yet"),

@@ -153,6 +153,9 @@ named! {
         Database = "database",
         /// The mount answers every call as the lower filesystem does.
         Conformance = "conformance",
+        /// Every named check of plugpull-conformance sees the same on the mount and on
+        /// the lower filesystem, and what its rule says.
+        Checks = "checks",
         /// A file holds what fsx last wrote, however it was written and read.
         Fsx = "fsx",
         /// The scenario's own `[check]` exited with 0.

@@ -49,6 +49,8 @@ named! {
         Sequences = "sequences",
         /// Calls whose answers were compared.
         Calls = "calls",
+        /// Named checks, each made on a mount and on a plain directory.
+        NamedChecks = "named_checks",
         /// Operations of fsx.
         FsxOperations = "fsx_operations",
         /// Files written by the workload.
@@ -82,6 +84,7 @@ impl Count {
             Self::Commits => "commits found",
             Self::Sequences => "sequences of calls",
             Self::Calls => "calls compared",
+            Self::NamedChecks => "named checks",
             Self::FsxOperations => "operations of fsx",
             Self::FilesWritten => "files written",
             Self::FilesVerified => "files verified",

@@ -27,6 +27,8 @@ pub enum Story {
     Distribution(DistributionProgram),
     /// The same calls on the mount and on a plain directory beside it.
     Conformance(Conformance),
+    /// Named checks, each on the mount and on a plain directory beside it.
+    NamedChecks,
     /// The power goes; what is left is judged.
     PowerCut(Cuttable, PowerCut),
     /// A program of the user's runs to its end and is judged there.
@@ -167,6 +169,9 @@ pub struct Conformance {
     pub damage: bool,
 }
 
+/// What `plugpull-conformance check` has at least: it has 66 today.
+const NAMED_CHECKS: u64 = 60;
+
 impl Conformance {
     /// A sequence has up to sixty calls, and few have less than ten.
     fn prove(&self, wanted: &mut Vec<(Count, u64)>) {
@@ -298,6 +303,7 @@ impl Story {
                 workload::Program::Sqlite(_) => &[O::Database],
             },
             Self::Conformance(_) => &[O::Conformance, O::Fsx],
+            Self::NamedChecks => &[O::Checks],
             Self::PowerCut(Cuttable::PostgresLedger(_), _) => &[
                 O::Recovery,
                 O::Ledger,
@@ -344,6 +350,7 @@ impl Story {
                 wanted.push((Count::FaultsFired, 1));
             }
             Self::Conformance(_) => wanted.push((Count::Calls, 1)),
+            Self::NamedChecks => wanted.push((Count::NamedChecks, NAMED_CHECKS)),
             Self::Initdb
             | Self::Load(_)
             | Self::Writers(_)
@@ -365,6 +372,7 @@ impl Story {
             ]),
             Self::Flakey(_) => wanted.extend([(Count::FaultsFired, 1), (Count::Acks, 1)]),
             Self::Distribution(program) => program.prove(wanted),
+            Self::NamedChecks => wanted.push((Count::NamedChecks, NAMED_CHECKS)),
             Self::Conformance(conformance) => conformance.prove(wanted),
             Self::PowerCut(workload, cut) => {
                 cut.prove(lossy, wanted);

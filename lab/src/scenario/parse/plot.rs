@@ -37,6 +37,8 @@ named! {
         Sqlite = "sqlite",
         /// The same calls on the mount and on a plain directory.
         Conformance = "conformance",
+        /// The named checks of the same program.
+        NamedChecks = "named-checks",
         /// One page, one fsync.
         PageFsync = "page-fsync",
     }
@@ -46,7 +48,7 @@ impl Builtin {
     /// The sizes it knows; any other would be ignored, so it is refused.
     fn sizes(self) -> &'static [&'static str] {
         match self {
-            Self::PostgresInitdb | Self::PageFsync => &[],
+            Self::PostgresInitdb | Self::NamedChecks | Self::PageFsync => &[],
             Self::PostgresLoad => &["connections", "rows", "rows_per_commit"],
             Self::PostgresLedger | Self::PostgresFlakey => &["connections"],
             Self::Writers => &["writers", "rounds", "files_per_round"],
@@ -312,6 +314,7 @@ fn builtin(
                 damage: damaged(workload),
             }))
         }
+        Builtin::NamedChecks => Plot::Ends(Story::NamedChecks),
         Builtin::PostgresInitdb => Plot::Ends(Story::Initdb),
         Builtin::PostgresLoad => Plot::Ends(Story::Load(load(
             workload,
