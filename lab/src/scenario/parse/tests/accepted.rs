@@ -211,6 +211,7 @@ fn the_suite_is_whole() {
             "conformance 4/12/36 pass",
             "control-conformance 1/1/1 caught by conformance",
             "control-dsync-dropped 1/1/1 caught by ledger",
+            "control-enosys-fsync 0/1/1 caught by ledger",
             "control-fd-as-handle 1/1/1 caught by exit",
             "control-fsx 1/1/1 caught by fsx",
             "control-fsync-ignored 1/1/1 caught by ledger",
