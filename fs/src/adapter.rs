@@ -69,12 +69,10 @@ impl Adapter {
 impl Filesystem for Adapter {
     fn init(&mut self, offer: &Offer) -> Wanted {
         let settings = *self.fs.settings();
-        let offers_passthrough = offer.flags & init::PASSTHROUGH != 0;
+        let passthrough = offer.flags & init::PASSTHROUGH != 0 && may_pass_through();
         let io = match settings.io {
-            // CAP_SYS_ADMIN is what registering a backing file needs.
-            IoMode::Auto if offers_passthrough && may_pass_through() => IoMode::Passthrough,
-            IoMode::Passthrough if !offers_passthrough => IoMode::Cached,
-            IoMode::Auto => IoMode::Cached,
+            IoMode::Auto | IoMode::Passthrough if passthrough => IoMode::Passthrough,
+            IoMode::Auto | IoMode::Passthrough => IoMode::Cached,
             chosen => chosen,
         };
         self.fs.settle_io(io);

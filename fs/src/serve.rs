@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use plugpull_fuse::{Device, Session, mount};
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use tracing::{info, warn};
 
@@ -138,7 +139,7 @@ fn shake_hands(device: Device, fs: Passthrough, asked: &Settings) -> Result<Sess
     let settled = session.filesystem().passthrough().settings().io;
     ensure!(
         asked.io == IoMode::Auto || asked.io == settled,
-        "this kernel does not offer the I/O mode `{}` (passthrough needs Linux 6.9 or later, \
+        "the I/O mode `{}` cannot be had here (passthrough needs root, and Linux 6.9 or later \
          built with CONFIG_FUSE_PASSTHROUGH); `--io auto` takes the best that there is",
         asked.io.name()
     );
@@ -152,10 +153,16 @@ fn shake_hands(device: Device, fs: Passthrough, asked: &Settings) -> Result<Sess
 }
 
 fn existing_dir(path: &Path) -> Result<PathBuf> {
-    let found = path
-        .canonicalize()
-        .with_context(|| path.display().to_string())?;
-    ensure!(found.is_dir(), "{} is not a directory", path.display());
+    let shown = path.display().to_string();
+    let found = path.canonicalize().with_context(|| shown.clone())?;
+    match found.metadata() {
+        Ok(metadata) => ensure!(metadata.is_dir(), "{shown} is not a directory"),
+        Err(error) if error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => bail!(
+            "{shown} is a mount whose server is gone; `fusermount3 -u {shown}` or, as root, \
+             `umount {shown}` takes it off"
+        ),
+        Err(error) => return Err(error).context(shown),
+    }
     Ok(found)
 }
 

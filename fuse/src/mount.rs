@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -79,14 +79,12 @@ pub fn as_user(on: &Path, what: &What<'_>) -> Result<Device> {
     ];
     options.extend_from_slice(what.options);
     let number = theirs.as_raw_fd().to_string();
-    let arguments = [
-        "-o".as_ref(),
-        OsStr::new(&options.join(",")),
-        "--".as_ref(),
-        on.as_os_str(),
-    ]
-    .map(OsStr::to_owned);
-    helper(&arguments, Some(&number)).with_context(|| format!("mount on {}", on.display()))?;
+    let options = options.join(",");
+    let [flag, options, end] = ["-o", &options, "--"].map(OsStr::new);
+    let refused = helper(&[flag, options, end, on.as_os_str()], Some(&number))?;
+    if let Some(said) = refused {
+        bail!("mount on {}: {said}", on.display());
+    }
     drop(theirs);
     Ok(Device::from(receive_descriptor(&ours)?))
 }
@@ -105,27 +103,37 @@ pub fn detach(mountpoint: &Path) -> Result<bool> {
             unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?;
             Ok(true)
         }
-        Err(Errno::PERM) => {
-            let arguments = ["-u", "-z", "--"].map(OsStr::new);
-            let arguments: Vec<_> = arguments
-                .into_iter()
-                .chain([mountpoint.as_os_str()])
-                .map(OsStr::to_owned)
-                .collect();
-            helper(&arguments, None)?;
-            Ok(true)
-        }
+        Err(Errno::PERM) => detach_as_user(mountpoint),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Runs fusermount3 to its end. It answers at once or not at all: what it waits for is
-/// mount(2) on a directory that was just looked at.
+/// The same through fusermount3, which has one exit code for every trouble. With
+/// `LC_ALL=C` its words are those of strerror(3) and of its own source.
+fn detach_as_user(mountpoint: &Path) -> Result<bool> {
+    let on = mountpoint.as_os_str();
+    let [unmount, lazily, end] = ["-u", "-z", "--"].map(OsStr::new);
+    match helper(&[unmount, end, on], None)? {
+        None => Ok(false),
+        Some(said) if said.contains("Device or resource busy") => {
+            match helper(&[unmount, lazily, end, on], None)? {
+                None => Ok(true),
+                Some(said) => bail!("{said}"),
+            }
+        }
+        // No mount point any more: somebody else was faster.
+        Some(said) if said.contains("not found in") => Ok(false),
+        Some(said) => bail!("{said}"),
+    }
+}
+
+/// Runs fusermount3 to its end and returns what it said if it refused. It answers at once
+/// or not at all: what it waits for is mount(2) on a directory that was just looked at.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place of this crate that starts a program, with its command line in the error"
 )]
-fn helper(arguments: &[std::ffi::OsString], socket: Option<&str>) -> Result<()> {
+fn helper(arguments: &[&OsStr], socket: Option<&str>) -> Result<Option<String>> {
     let mut command = Command::new(HELPER);
     command
         .args(arguments)
@@ -140,9 +148,15 @@ fn helper(arguments: &[std::ffi::OsString], socket: Option<&str>) -> Result<()> 
         }
         output => output.with_context(|| format!("{command:?}"))?,
     };
+    if output.status.success() {
+        return Ok(None);
+    }
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{HELPER}: {}", said.trim());
-    Ok(())
+    Ok(Some(match said.trim() {
+        "" => format!("{command:?}: {}", output.status),
+        // It begins with its own name.
+        said => said.to_owned(),
+    }))
 }
 
 /// Takes the device off the socket that the helper sent it on.

@@ -110,8 +110,8 @@ pub const TO_BUILD_IMAGES: [Need; 4] = [
 ];
 
 /// What the tests on the host need besides: a real NBD client, programs to run on the
-/// filesystem, and filesystems to lay below it.
-pub const TO_TEST: [Need; 5] = [
+/// filesystem, filesystems to lay below it, and what mounts for ordinary users.
+pub const TO_TEST: [Need; 6] = [
     Need {
         what: "qemu-io",
         package: Package {
@@ -122,6 +122,7 @@ pub const TO_TEST: [Need; 5] = [
         },
     },
     need("git", "git"),
+    need("fusermount3", "fuse3"),
     need("mkfs.ext4", "e2fsprogs"),
     need("mkfs.xfs", "xfsprogs"),
     Need {

@@ -145,8 +145,20 @@ impl Server {
     }
 
     fn start_logging(filter: &str, source: &Path, mountpoint: &Path, arguments: &[&str]) -> Self {
-        let mut command = program("setpriv", &["--pdeathsig", "KILL", "--", SERVER]);
+        Self::start_by(&["--", SERVER], filter, source, mountpoint, arguments)
+    }
+
+    /// The same, with these arguments of setpriv(1) that end in a server's path.
+    pub(crate) fn start_by(
+        setpriv: &[&str],
+        filter: &str,
+        source: &Path,
+        mountpoint: &Path,
+        arguments: &[&str],
+    ) -> Self {
+        let mut command = program("setpriv", &["--pdeathsig", "KILL"]);
         let mut child = command
+            .args(setpriv)
             // What the kernel happens to offer must not decide what is tested.
             .args(["--foreground", "--threads", "4", "--transport", "device"])
             .args(arguments)

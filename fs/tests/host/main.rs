@@ -1,6 +1,6 @@
 //! Real mounts on the host, in a mount namespace of their own; needs root and
-//! `/dev/fuse`, git, tar, perl, fsx, the mkfs programs of ext4, XFS and Btrfs, and for
-//! the feature `host-postgres` a PostgreSQL. `cargo xtask test` installs what is missing.
+//! `/dev/fuse`, fusermount3, git, tar, perl, fsx, the mkfs programs of ext4, XFS and
+//! Btrfs, and for the feature `host-postgres` a PostgreSQL. `cargo xtask test` installs what is missing.
 //!
 //! With the feature `mutants` the same checks are run on wrong variants, which must
 //! fail them.
@@ -19,6 +19,7 @@ mod modes;
 mod mutants;
 mod nodes;
 mod operations;
+mod ordinary_user;
 mod permissions;
 #[cfg(feature = "host-postgres")]
 mod postgres;
