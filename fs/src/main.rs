@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser, error::ErrorKind};
@@ -14,7 +15,9 @@ use plugpull_fs::options::{MountOptions, thread_count};
 use plugpull_fs::passthrough::{CachePolicy, IoMode, Settings, Transport};
 use plugpull_fs::serve::{Mounted, Plan};
 use plugpull_fs::sys::{Forked, fork};
+use plugpull_fuse::readable_before;
 use rustix::io::{read, write};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use tracing_subscriber::EnvFilter;
 
@@ -68,6 +71,10 @@ struct Cli {
     /// device: through /dev/fuse; auto: io-uring where the kernel offers it
     #[arg(long, value_name = "WAY")]
     transport: Option<Transport>,
+    /// Seconds within which the mount must stand, or the command fails; also what
+    /// fusermount3 may take to unmount
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
     /// Print the manual page, for man(1) to show: plugpull-fs --manual | man -l -
     #[arg(long, exclusive = true)]
     manual: bool,
@@ -112,6 +119,7 @@ impl Cli {
             },
             threads: threads.unwrap_or_else(default_threads),
             options,
+            patience: Duration::from_secs(self.timeout),
         }
     }
 }
@@ -234,9 +242,9 @@ fn start_log(verbose: bool) {
 fn in_background(plan: &Plan) -> Result<()> {
     let (ready, announce) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     match fork().context("fork")? {
-        Forked::Parent => {
+        Forked::Parent(server) => {
             drop(announce);
-            wait_until_mounted(&ready)
+            wait_until_mounted(&ready, server, plan)
         }
         Forked::Child => {
             drop(ready);
@@ -245,16 +253,26 @@ fn in_background(plan: &Plan) -> Result<()> {
     }
 }
 
-fn wait_until_mounted(ready: &OwnedFd) -> Result<()> {
-    let mut byte = [0];
-    loop {
-        match read(ready, &mut byte) {
-            Ok(1) => return Ok(()),
-            // The child is gone. It shares standard error and has used it.
-            Ok(_) => std::process::exit(1),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => bail!("waiting for the server to mount: {error}"),
-        }
+/// How much longer than the server's own waits this one is, so that its reason is told.
+const MARGIN: Duration = Duration::from_secs(1);
+
+fn wait_until_mounted(ready: &OwnedFd, server: Pid, plan: &Plan) -> Result<()> {
+    if !readable_before(ready, Instant::now() + plan.patience + MARGIN)? {
+        // It blocks this signal before it looks at anything: it either never mounts, or
+        // unmounts as soon as it has.
+        kill_process(server, Signal::TERM).context("end the server")?;
+        bail!(
+            "the server, process {server}, did not mount {} on {} in {:?}; it was told to end",
+            plan.source.display(),
+            plan.mountpoint.display(),
+            plan.patience
+        );
+    }
+    match rustix::io::retry_on_intr(|| read(ready, &mut [0])) {
+        Ok(1) => Ok(()),
+        // The server is gone. It shares standard error and has used it.
+        Ok(_) => std::process::exit(1),
+        Err(error) => bail!("waiting for the server to mount: {error}"),
     }
 }
 

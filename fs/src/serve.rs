@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use plugpull_fuse::{Device, Session, mount};
@@ -28,6 +29,8 @@ pub struct Plan {
     pub threads: usize,
     /// What followed `-o`.
     pub options: MountOptions,
+    /// How long fusermount3 may take.
+    pub patience: Duration,
 }
 
 /// A mounted filesystem whose requests nobody answers yet.
@@ -37,6 +40,7 @@ pub struct Mounted {
     signals: BlockedSignals,
     mountpoint: PathBuf,
     threads: usize,
+    patience: Duration,
 }
 
 impl Mounted {
@@ -66,10 +70,10 @@ impl Mounted {
         let source = existing_dir(&plan.source).context("source")?;
         let fs = Passthrough::new(&source, plan.settings)
             .with_context(|| format!("open source {}", source.display()))?;
-        let device = attach(&source, &mountpoint, &plan.options)?;
+        let device = attach(&source, &mountpoint, plan)?;
         let session = shake_hands(device, fs, &plan.settings).inspect_err(|_| {
             // Without a server behind it the mount would only hang those who look at it.
-            if let Err(error) = mount::detach(&mountpoint) {
+            if let Err(error) = mount::detach(&mountpoint, plan.patience) {
                 tracing::error!(%error, mountpoint = %mountpoint.display(), "left behind");
             }
         })?;
@@ -88,6 +92,7 @@ impl Mounted {
             signals,
             mountpoint,
             threads: plan.threads,
+            patience: plan.patience,
         })
     }
 
@@ -98,10 +103,10 @@ impl Mounted {
     /// # Errors
     /// What made a dispatch thread give up.
     pub fn serve(self) -> Result<()> {
-        let (signals, mountpoint) = (self.signals, self.mountpoint);
+        let (signals, mountpoint, patience) = (self.signals, self.mountpoint, self.patience);
         thread::Builder::new()
             .name("signals".into())
-            .spawn(move || unmount_on_signal(&signals, &mountpoint))
+            .spawn(move || unmount_on_signal(&signals, &mountpoint, patience))
             .context("start the signal thread")?;
         self.session.run(self.threads).context("serve requests")?;
         info!("unmounted");
@@ -113,7 +118,8 @@ impl Mounted {
 const SUBTYPE: &str = "plugpull-fs";
 
 /// Mounts: root by itself, everybody else through fusermount3.
-fn attach(source: &Path, mountpoint: &Path, options: &MountOptions) -> Result<Device> {
+fn attach(source: &Path, mountpoint: &Path, plan: &Plan) -> Result<Device> {
+    let options = &plan.options;
     let shown = source.to_string_lossy();
     let root = rustix::process::geteuid().is_root();
     let helper_options = options.helper_options();
@@ -127,7 +133,7 @@ fn attach(source: &Path, mountpoint: &Path, options: &MountOptions) -> Result<De
         },
     };
     if !root {
-        return mount::as_user(mountpoint, &what);
+        return mount::as_user(mountpoint, &what, plan.patience);
     }
     let device = Device::open().context("open /dev/fuse (is the kernel module `fuse` loaded?)")?;
     mount::as_root(&device, mountpoint, &what, options.flags())?;
@@ -189,7 +195,7 @@ fn raise_open_file_limit() {
     }
 }
 
-fn unmount_on_signal(signals: &BlockedSignals, mountpoint: &Path) {
+fn unmount_on_signal(signals: &BlockedSignals, mountpoint: &Path, patience: Duration) {
     let mut asked = false;
     loop {
         match signals.wait() {
@@ -204,7 +210,7 @@ fn unmount_on_signal(signals: &BlockedSignals, mountpoint: &Path) {
             std::process::exit(1);
         }
         asked = true;
-        match mount::detach(mountpoint) {
+        match mount::detach(mountpoint, patience) {
             Ok(true) => warn!("in use: serving open files until they are closed"),
             Ok(false) => {}
             Err(error) => {

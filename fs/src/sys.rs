@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::fs::OFlags;
 use rustix::path::Arg;
+use rustix::process::Pid;
 
 use crate::nodes::FileHandle;
 use crate::{Errno, Result};
@@ -158,8 +159,8 @@ pub(crate) fn open_by_handle(
 /// What [`fork`] returns to whom.
 #[derive(Debug)]
 pub enum Forked {
-    /// In the old process.
-    Parent,
+    /// In the old process, with the new one's number.
+    Parent(Pid),
     /// In the new one.
     Child,
 }
@@ -176,9 +177,11 @@ pub fn fork() -> Result<Forked> {
     }
     // SAFETY: no other thread exists, as checked above, so the child may run any code.
     match unsafe { libc::fork() } {
-        -1 => Err(last_error()),
         0 => Ok(Forked::Child),
-        _ => Ok(Forked::Parent),
+        child => Pid::from_raw(child)
+            .filter(|_| child > 0)
+            .map(Forked::Parent)
+            .ok_or_else(last_error),
     }
 }
 

@@ -16,6 +16,7 @@
 
 pub mod abi;
 pub mod device;
+mod fusermount;
 pub mod mount;
 mod pages;
 mod readers;
@@ -25,6 +26,7 @@ pub mod session;
 mod uring;
 
 pub use device::{BackingId, Device};
+pub use fusermount::readable_before;
 pub use reply::{Entry, Listing, Name, Opened, Reply};
 pub use request::{Operation, Request, SetTime, Setattr};
 pub use session::{Filesystem, Offer, Session, SessionError, Wanted};

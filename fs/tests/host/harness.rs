@@ -13,7 +13,7 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::thread::UnshareFlags;
 
 /// How long anything may take on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Every I/O mode; `passthrough` needs Linux 6.9 or later on the host.
 pub(crate) const IO_MODES: [&str; 4] = ["passthrough", "cached", "writeback", "direct"];

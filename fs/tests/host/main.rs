@@ -8,6 +8,7 @@
 mod cache;
 mod command;
 mod conformance;
+mod deadlines;
 mod directories;
 mod errors;
 mod escape;

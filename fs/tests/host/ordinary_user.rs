@@ -13,17 +13,17 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{SERVER, Sandbox, Server, open_to_all, run, run_ok};
 
-const USER: u32 = 65_534;
+pub(crate) const USER: u32 = 65_534;
 const SETPRIV: [&str; 5] = ["--reuid=65534", "--regid=65534", "--clear-groups", "--", ""];
 
-struct Home {
-    sandbox: Sandbox,
-    server: String,
+pub(crate) struct Home {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) server: String,
 }
 
 impl Home {
     /// `source` and `mount` belong to the user.
-    fn new(fuse_conf: &str) -> Self {
+    pub(crate) fn new(fuse_conf: &str) -> Self {
         let sandbox = Sandbox::new();
         open_dev_fuse(&sandbox.path("dev"));
         let conf = sandbox.path("fuse.conf");
@@ -62,7 +62,7 @@ impl Home {
 
     /// A shell script of the user, in which `$SERVER`, `$SOURCE` and `$MOUNT` are known:
     /// its exit code, and what it printed and complained.
-    fn script(&self, script: &str) -> (Option<i32>, String) {
+    pub(crate) fn script(&self, script: &str) -> (Option<i32>, String) {
         let script = format!(
             "exec 2>&1; SERVER='{}' SOURCE='{}' MOUNT='{}'; {script}",
             self.server,
@@ -77,7 +77,7 @@ impl Home {
         (output.status.code(), text)
     }
 
-    fn script_ok(&self, script: &str) -> String {
+    pub(crate) fn script_ok(&self, script: &str) -> String {
         let (code, text) = self.script(&format!("set -eu; {script}"));
         assert_eq!(code, Some(0), "{script}: {text}");
         text
@@ -87,7 +87,7 @@ impl Home {
         self.sandbox.mountpoint()
     }
 
-    fn mounted(&self) -> Option<String> {
+    pub(crate) fn mounted(&self) -> Option<String> {
         // Not /proc/self: the namespace is this thread's own.
         let table = fs::read_to_string("/proc/thread-self/mounts").unwrap();
         let on = format!(" {} ", self.mountpoint().display());
@@ -107,7 +107,7 @@ fn open_dev_fuse(dir: &Path) {
     mount_bind(&node, "/dev/fuse").unwrap();
 }
 
-fn signal(server: &Server, signal: Signal) {
+pub(crate) fn signal(server: &Server, signal: Signal) {
     let pid = Pid::from_raw(server.pid().cast_signed()).unwrap();
     kill_process(pid, signal).unwrap();
 }
