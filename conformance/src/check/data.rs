@@ -11,7 +11,7 @@ use rustix::fs::{
     AtFlags, CWD, FallocateFlags, Mode, OFlags, SeekFrom, copy_file_range, fallocate, fcntl_getfl,
     fcntl_setfl, linkat, open, openat, seek,
 };
-use rustix::io::{Errno, ReadWriteFlags, pwrite, pwritev2};
+use rustix::io::{Errno, ReadWriteFlags, pread, pwrite, pwritev2};
 
 use super::Line;
 use super::scene::{Scene, code};
@@ -80,7 +80,7 @@ pub(super) const CHECKS: &[Line] = &[
     ),
     (
         "direct-unaligned",
-        "O_DIRECT works aligned; FUSE imposes no alignment where the filesystem below does.",
+        "O_DIRECT takes aligned requests, takes or refuses others as below, and moves the right bytes.",
         unaligned,
     ),
     (
@@ -426,7 +426,7 @@ fn unaligned(scene: &Scene) -> Result<()> {
     let block = &mut memory[skip..skip + 4096];
     scene.expect(
         "aligned read",
-        rustix::io::pread(&direct, &mut *block, 4096),
+        pread(&direct, &mut *block, 4096),
         Ok::<_, Errno>(4096),
     );
     scene.expect("contents", block[0], 5);
@@ -436,8 +436,44 @@ fn unaligned(scene: &Scene) -> Result<()> {
         Ok::<_, Errno>(4096),
     );
     scene.expect("size", direct.metadata()?.len(), 12_288);
+    // Where a file may be read and written without its cache, the filesystem below says.
+    for (what, length, offset) in UNALIGNED {
+        let bytes = &mut memory[skip..skip + length];
+        bytes.fill(9);
+        let read = pread(&direct, &mut *bytes, offset);
+        let right = bytes[..read.unwrap_or(0)].iter().all(|byte| *byte == 5);
+        scene.see(format!("read, {what}"), (read, right));
+        bytes.fill(5);
+        scene.see(format!("write, {what}"), pwrite(&direct, bytes, offset));
+        scene.see(format!("size, {what}"), direct.metadata()?.len());
+    }
+    // Memory that a device cannot take is refused below; a server may copy it.
+    let bytes = &mut memory[skip + 1..][..4096];
+    let taken = |done| matches!(done, Ok(4096) | Err(Errno::INVAL));
+    bytes.fill(9);
+    let read = pread(&direct, &mut *bytes, 0);
+    let right = bytes
+        .iter()
+        .all(|byte| *byte == if read.is_ok() { 5 } else { 9 });
+    scene.expect("read to odd memory", taken(read) && right, true);
+    bytes.fill(5);
+    scene.expect("write from it", taken(pwrite(&direct, bytes, 0)), true);
+    scene.see(
+        "contents",
+        crate::outcome::hash(&fs::read(scene.path("f"))?),
+    );
     Ok(())
 }
+
+/// Offsets and lengths that are not aligned: to a page, to a sector, to nothing.
+const UNALIGNED: [(&str, usize, u64); 6] = [
+    ("offset", 4096, 1),
+    ("length", 100, 4096),
+    ("both", 1001, 777),
+    ("sector", 512, 512),
+    ("sectors over the end", 1024, 11_776),
+    ("length over the end", 100, 12_800),
+];
 
 fn beyond(scene: &Scene) -> Result<()> {
     let file = scene.file("f", b"ten bytes!")?;
