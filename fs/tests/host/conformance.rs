@@ -19,8 +19,9 @@ const MODES: &[&str] = &["cached", "direct", "writeback", "passthrough"];
 /// Sequences per mode: a few seconds. The nightly run takes more by the command.
 const SEQUENCES: u64 = 60;
 
-/// An operation of fsx under [`SEED`] whose loss shows: a write.
-const INJECTED: u64 = 3;
+/// Operations of fsx under [`SEED`] whose loss shows: writes, one in the first of its
+/// rounds and one in the second.
+const INJECTED: [u64; 2] = [3, 20_002];
 
 /// Every sequence follows from this.
 const SEED: u64 = 1;
@@ -249,8 +250,10 @@ fn fsx_finds_nothing_wrong() {
 
 #[test]
 fn fsx_notices_a_corrupted_write() {
-    let passed = serve_fsx("cached", 2_000, Some(INJECTED));
-    assert!(!passed, "the fault that it was told to inject went unseen");
+    for operation in INJECTED {
+        let passed = serve_fsx("passthrough", operation + 200, Some(operation));
+        assert!(!passed, "the fault at {operation} went unseen");
+    }
 }
 
 /// The sequences see what is wrong behind the protocol too, not only planted faults.
