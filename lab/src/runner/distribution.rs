@@ -21,7 +21,7 @@ use crate::{
 const DIR: &str = "work";
 /// What a program is given for its start on an emulated processor,
 const FIXED: Duration = Duration::from_secs(180);
-/// for each file that it makes or reads,
+/// for each file that it makes or reads; by tar each is made, packed and unpacked,
 const PER_FILE: Duration = Duration::from_millis(50);
 /// and for each transaction that it commits, one writer after the other.
 const PER_TRANSACTION: Duration = Duration::from_millis(200);
@@ -94,7 +94,7 @@ fn act_in(
 fn timeout(program: &workload::Program) -> Duration {
     match program {
         workload::Program::GitClone(of) => FIXED + PER_FILE * of.files,
-        workload::Program::TarRoundTrip(of) => FIXED + PER_FILE * of.files,
+        workload::Program::TarRoundTrip(of) => FIXED + PER_FILE * of.files.saturating_mul(3),
         workload::Program::Sqlite(of) => {
             FIXED + PER_TRANSACTION * of.writers.saturating_mul(of.transactions)
         }
