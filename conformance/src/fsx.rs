@@ -192,6 +192,7 @@ mod tests {
             ops,
             seed: 7,
             mmap: true,
+            fuse: None,
             size: 1,
             artifacts: None,
             program: PathBuf::new(),

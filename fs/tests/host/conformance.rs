@@ -102,7 +102,7 @@ fn over_io_uring(mode: &str) {
     };
     run_sequences(&source, &mount, &sandbox.native(), mode, SEQUENCES);
     run_checks(&mount, &sandbox.native(), mode, ONCE);
-    assert!(run_fsx(&sandbox, 4_000, None), "--io {mode}");
+    assert!(run_fsx(&sandbox, mode, 4_000, None), "--io {mode}");
     server.unmount();
 }
 
@@ -213,12 +213,12 @@ fn fsx() -> PathBuf {
 fn serve_fsx(mode: &str, ops: u64, inject: Option<u64>) -> bool {
     let sandbox = Sandbox::new();
     let server = serve(&sandbox.source(), &sandbox.mountpoint(), mode);
-    let passed = run_fsx(&sandbox, ops, inject);
+    let passed = run_fsx(&sandbox, mode, ops, inject);
     server.unmount();
     passed
 }
 
-fn run_fsx(sandbox: &Sandbox, ops: u64, inject: Option<u64>) -> bool {
+fn run_fsx(sandbox: &Sandbox, mode: &str, ops: u64, inject: Option<u64>) -> bool {
     let program = fsx();
     let options = plugpull_conformance::fsx::Options {
         file: sandbox.mountpoint().join("fsx"),
