@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, CWD, SeekFrom, StatxFlags, lgetxattr, llistxattr, seek, statx};
+use rustix::fs::{AtFlags, CWD, SeekFrom, StatxFlags, lgetxattr, llistxattr, seek, statfs, statx};
 
 use crate::known::{self, KnownDifference};
 use crate::outcome::{Stat, hash};
@@ -16,8 +16,7 @@ use crate::outcome::{Stat, hash};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     stat: Stat,
-    /// 512-byte blocks, for regular files.
-    blocks: u64,
+    blocks: Blocks,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Hash of the target of a symlink, or of the contents of a file.
     contents: u64,
@@ -27,6 +26,24 @@ pub(crate) struct Entry {
     same_device: bool,
 }
 
+/// The 512-byte blocks of a regular file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Blocks {
+    count: u64,
+    /// By how many they may differ, as this filesystem counts.
+    slack: u64,
+}
+
+/// Blocks of the extent tree, which depend on how writes were split.
+const EXTENT_TREE: u64 = 64;
+
+/// What XFS reserves beyond the end of a small file that is written to, 64 KiB, and gives
+/// back when it likes (xfs(5), `allocsize`).
+const XFS_BEYOND_THE_END: u64 = 128;
+
+/// `XFS_SUPER_MAGIC` (statfs(2)).
+const XFS: i64 = 0x5846_5342;
+
 /// A tree, by path below its root.
 pub(crate) type Tree = BTreeMap<PathBuf, Entry>;
 
@@ -35,8 +52,15 @@ pub(crate) type Tree = BTreeMap<PathBuf, Entry>;
 /// # Errors
 /// If anything in it cannot be read.
 pub(crate) fn read(root: &Path) -> Result<Tree> {
+    let kind = statfs(root).with_context(|| format!("{}", root.display()))?;
+    let reserved = if kind.f_type == XFS {
+        XFS_BEYOND_THE_END
+    } else {
+        0
+    };
     let mut reader = Reader {
         root,
+        slack: EXTENT_TREE + reserved,
         tree: Tree::new(),
         first_names: BTreeMap::new(),
     };
@@ -49,6 +73,7 @@ pub(crate) fn read(root: &Path) -> Result<Tree> {
 
 struct Reader<'a> {
     root: &'a Path,
+    slack: u64,
     tree: Tree,
     first_names: BTreeMap<u64, PathBuf>,
 }
@@ -95,10 +120,13 @@ impl Reader<'_> {
             .or_insert_with(|| below.to_owned());
         Ok(Entry {
             stat,
-            blocks: if metadata.is_file() {
-                metadata.blocks()
-            } else {
-                0
+            blocks: Blocks {
+                count: if metadata.is_file() {
+                    metadata.blocks()
+                } else {
+                    0
+                },
+                slack: self.slack,
             },
             xattrs: xattrs(path)?,
             contents,
@@ -188,11 +216,11 @@ impl Entry {
         &self.stat
     }
 
-    /// Blocks may differ by those of the extent tree, which depend on how writes were
-    /// split: within that, they are taken to be equal.
-    pub(crate) fn settle_blocks(&mut self, other: &Entry) {
-        if self.blocks.abs_diff(other.blocks) <= 64 {
-            self.blocks = other.blocks;
+    /// Takes the blocks for equal to those of `plain` if they differ by no more than they
+    /// may there.
+    pub(crate) fn settle_blocks(&mut self, plain: &Entry) {
+        if self.blocks.count.abs_diff(plain.blocks.count) <= plain.blocks.slack {
+            self.blocks = plain.blocks;
         }
     }
 }

@@ -269,7 +269,11 @@ impl<'a> Session<'a> {
                     argv.extend([String::from("-o"), options.clone()]);
                 }
                 argv.extend([LOWER.to_owned(), MOUNT.to_owned()]);
-                argv
+                if wants_io_uring(options) {
+                    with_io_uring(argv)
+                } else {
+                    argv
+                }
             }
             Server::Program { run, .. } => run.filled(&[
                 ("lower", LOWER),
@@ -382,6 +386,21 @@ impl<'a> Session<'a> {
         drop(server);
         Ok(disk)
     }
+}
+
+/// Whether these mount options of plugpull-fs ask for FUSE over io_uring.
+fn wants_io_uring(options: &str) -> bool {
+    options
+        .split(',')
+        .any(|option| option == "transport=io-uring")
+}
+
+/// The same command in a guest whose kernel offers FUSE over io_uring, if it can; Debian
+/// leaves that switched off.
+fn with_io_uring(argv: Vec<String>) -> Vec<String> {
+    const SCRIPT: &str = "echo Y > /sys/module/fuse/parameters/enable_uring; exec \"$@\"";
+    let shell = ["/bin/sh", "-c", SCRIPT, "sh"].map(String::from);
+    shell.into_iter().chain(argv).collect()
 }
 
 /// Tell the guest's waiters when the disk's log cannot be written: the disk
