@@ -347,6 +347,8 @@ impl<F: Filesystem> Shared<F> {
                 }
                 Err(End::Broken(error)) => return Err(failed(error.into())),
             };
+            // What nobody answers must not get the answer of the request before.
+            answer.borrow_mut().refuse(Errno::IO);
             match Request::parse(message, self.setxattr_ext) {
                 Ok(request) => {
                     let unique = request.header.unique;
@@ -355,7 +357,6 @@ impl<F: Filesystem> Shared<F> {
                 }
                 Err(malformed) => {
                     tracing::error!(%malformed, "the kernel sent what is no request");
-                    answer.borrow_mut().refuse(Errno::IO);
                 }
             }
         }

@@ -119,8 +119,11 @@ pub fn fs(order: &Order<'_>, programs: &Programs) -> Result<Results> {
     Ok(results)
 }
 
-fn explanations() -> [String; 3] {
+fn explanations() -> [String; 4] {
     [
+        "stat is lstat(2), without the time of birth that statx(2) has: plugpull-fs is \
+         asked for that by one more request, the peers do not know it"
+            .to_owned(),
         "median (min–max) of the rounds; × is the median of each round's ratio; peer is \
          the one with the best median; CPU is the server's user and system time"
             .to_owned(),

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use rustix::fs::{AtFlags, Dir, lstat, statat};
 
 use super::{
     lines::{Amount, Line, NameWork, Place, Unit, Way, Work},
@@ -343,7 +344,9 @@ fn one_name(work: NameWork, dir: &Path, n: usize) -> std::io::Result<()> {
     let path = dir.join(name(n));
     match work {
         NameWork::Create => File::create_new(path)?.write_all(&[0x5a; SMALL]),
-        NameWork::Stat => fs::symlink_metadata(path).map(drop),
+        // Not the library's: that wants the time of birth too, which takes ours another
+        // request and of which the peers know nothing.
+        NameWork::Stat => Ok(lstat(path).map(drop)?),
         NameWork::Rename => fs::rename(path, dir.join(format!("other-{n:07}"))),
         NameWork::Unlink => fs::remove_file(path),
         NameWork::List => Ok(()),
@@ -351,10 +354,15 @@ fn one_name(work: NameWork, dir: &Path, n: usize) -> std::io::Result<()> {
 }
 
 fn list(dir: &Path) -> std::io::Result<usize> {
+    let listed = File::open(dir)?;
     let mut count = 0;
-    for entry in fs::read_dir(dir)? {
-        entry?.metadata()?;
-        count += 1;
+    for entry in Dir::read_from(&listed)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name != c"." && name != c".." {
+            statat(&listed, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            count += 1;
+        }
     }
     Ok(count)
 }
