@@ -32,6 +32,11 @@ pub(super) const CHECKS: &[Line] = &[
         seekdir,
     ),
     (
+        "rewinddir",
+        "A directory that is rewound shows what has come since it was opened, read or not.",
+        rewound,
+    ),
+    (
         "readdir-across-changes",
         "What is there throughout is listed exactly once while other names come and go.",
         changes,
@@ -175,6 +180,19 @@ fn seekdir(scene: &Scene) -> Result<()> {
         names(&again) == names(&all),
         true,
     );
+    Ok(())
+}
+
+fn rewound(scene: &Scene) -> Result<()> {
+    fs::create_dir(scene.path("d"))?;
+    let directory = open_directory(scene, "d")?;
+    for (count, name) in ["before it is read", "after its end"].iter().enumerate() {
+        fs::write(scene.path(format!("d/{count}")), "")?;
+        seek(&directory, SeekFrom::Start(0))?;
+        let listed = entries(&directory, usize::MAX)?;
+        // With `.` and `..`.
+        scene.expect(*name, listed.len(), count + 3);
+    }
     Ok(())
 }
 

@@ -52,9 +52,11 @@ pub(crate) struct DirStream {
 impl DirStream {
     /// Makes `offset` the position of the next name.
     fn go_to(&mut self, dir: &OpenDir, offset: u64) -> Result<()> {
-        // Who has seen the end and asks again wants to know what has come since, but
-        // Btrfs stays at an end that it has reached (btrfs_real_readdir).
-        if offset != self.position || (self.ended && self.ahead.is_empty()) {
+        // Who has seen the end and asks again wants to know what has come since, and so
+        // does who begins (rewinddir(3)). But Btrfs stays at an end that it has reached,
+        // and shows nothing that came after its directory was opened
+        // (btrfs_real_readdir).
+        if offset == 0 || offset != self.position || (self.ended && self.ahead.is_empty()) {
             self.ahead.clear();
             seek(dir, SeekFrom::Start(offset))?;
             self.position = offset;
