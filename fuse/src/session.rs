@@ -151,7 +151,8 @@ impl<F: Filesystem> Session<F> {
                 max_readahead: offered.max_readahead,
             };
             let wanted = fs.init(&offer);
-            break (unique, answer_to(&offer, without_useless_uring(wanted)));
+            let wanted = without_useless_uring(wanted, &offer);
+            break (unique, answer_to(&offer, wanted));
         };
         device
             .answer(unique, 0, &[answer.as_bytes()])
@@ -387,8 +388,8 @@ fn lanes(most_threads: usize, queues: u16) -> usize {
 
 /// Wants io_uring only where this process can do its part: once it is agreed upon, there is
 /// no way back.
-fn without_useless_uring(mut wanted: Wanted) -> Wanted {
-    if wanted.flags & init::OVER_IO_URING == 0 {
+fn without_useless_uring(mut wanted: Wanted, offer: &Offer) -> Wanted {
+    if wanted.flags & offer.flags & init::OVER_IO_URING == 0 {
         return wanted;
     }
     let reason = match (uring::queues(), uring::probe()) {
