@@ -207,6 +207,7 @@ fn the_suite_is_whole() {
     assert_eq!(
         lines,
         [
+            "conformance-io-uring 3/9/9 pass",
             "conformance-passthrough 3/6/6 pass",
             "conformance 4/12/36 pass",
             "control-conformance 1/1/1 caught by conformance",
