@@ -67,7 +67,7 @@ fn io_uring_that_is_switched_off_is_an_error() {
 /// wherever the clients run.
 #[test]
 fn a_long_request_over_io_uring_holds_up_no_other() {
-    const BIG: u64 = 1 << 30;
+    const BIG: u64 = 3 << 29;
     let sandbox = Sandbox::new();
     let (source, mount) = (sandbox.source(), sandbox.mountpoint());
     let Some(server) = Server::start_over_io_uring(&source, &mount, &["--io", "direct"]) else {
@@ -99,6 +99,7 @@ fn a_long_request_over_io_uring_holds_up_no_other() {
     let (copied, took) = copy.join().unwrap();
     assert_eq!(copied, Ok(BIG as usize));
     assert!(done > 10, "{done} in {took:?}");
-    assert!(longest < took / 2, "one took {longest:?} of {took:?}");
+    // Who had to wait for the copy would have waited for nearly all of it.
+    assert!(longest < took * 3 / 4, "one took {longest:?} of {took:?}");
     server.unmount();
 }
