@@ -37,8 +37,9 @@ struct Blocks {
 /// Blocks of the extent tree, which depend on how writes were split.
 const EXTENT_TREE: u64 = 64;
 
-/// What XFS reserves beyond the end of a small file that is written to, 64 KiB, and gives
-/// back when it likes (xfs(5), `allocsize`).
+/// What XFS reserves at least beyond the end of a file when a write extends it, 64 KiB; for
+/// a larger file as much as that has (xfs(5), `allocsize`). It gives that back when it likes,
+/// and a server that is handed a write in two parts extends the file twice.
 const XFS_BEYOND_THE_END: u64 = 128;
 
 /// `XFS_SUPER_MAGIC` (statfs(2)).
@@ -53,14 +54,9 @@ pub(crate) type Tree = BTreeMap<PathBuf, Entry>;
 /// If anything in it cannot be read.
 pub(crate) fn read(root: &Path) -> Result<Tree> {
     let kind = statfs(root).with_context(|| format!("{}", root.display()))?;
-    let reserved = if kind.f_type == XFS {
-        XFS_BEYOND_THE_END
-    } else {
-        0
-    };
     let mut reader = Reader {
         root,
-        slack: EXTENT_TREE + reserved,
+        is_xfs: kind.f_type == XFS,
         tree: Tree::new(),
         first_names: BTreeMap::new(),
     };
@@ -73,7 +69,7 @@ pub(crate) fn read(root: &Path) -> Result<Tree> {
 
 struct Reader<'a> {
     root: &'a Path,
-    slack: u64,
+    is_xfs: bool,
     tree: Tree,
     first_names: BTreeMap<u64, PathBuf>,
 }
@@ -101,6 +97,23 @@ impl Reader<'_> {
         Ok(())
     }
 
+    fn blocks(&self, metadata: &fs::Metadata) -> Blocks {
+        let count = if metadata.is_file() {
+            metadata.blocks()
+        } else {
+            0
+        };
+        let reserved = if self.is_xfs {
+            XFS_BEYOND_THE_END.max(count.next_power_of_two())
+        } else {
+            0
+        };
+        Blocks {
+            count,
+            slack: EXTENT_TREE + reserved,
+        }
+    }
+
     fn entry(&mut self, path: &Path, below: &Path, device: u64) -> Result<Entry> {
         // Before anything is read, which would change the time of access.
         let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
@@ -114,20 +127,14 @@ impl Reader<'_> {
         } else {
             u64::from(metadata.file_type().is_fifo())
         };
+        let blocks = self.blocks(&metadata);
         let first = self
             .first_names
             .entry(metadata.ino())
             .or_insert_with(|| below.to_owned());
         Ok(Entry {
             stat,
-            blocks: Blocks {
-                count: if metadata.is_file() {
-                    metadata.blocks()
-                } else {
-                    0
-                },
-                slack: self.slack,
-            },
+            blocks,
             xattrs: xattrs(path)?,
             contents,
             same_as: first.clone(),
