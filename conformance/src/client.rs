@@ -31,6 +31,12 @@ impl Kernel {
         Self::of(&release).with_context(|| format!("the kernel's release is {release:?}"))
     }
 
+    /// Whether this machine's is older; one whose release says nothing is taken for new,
+    /// which tolerates less.
+    pub(crate) fn is_older_than(major: u32, minor: u32) -> bool {
+        Self::running().is_ok_and(|kernel| kernel < Self(major, minor))
+    }
+
     /// `6.1.0-50-amd64` is 6.1.
     fn of(release: &str) -> Option<Self> {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit());

@@ -4,11 +4,10 @@
 //! and named in the report; any other is a failure. Each line is narrow: the errno, the
 //! call and the direction must fit.
 
-use std::sync::OnceLock;
-
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use crate::client::Kernel;
 use crate::op::Op;
 use crate::outcome::{Outcome, Stat, Value, When};
 use crate::tree::Entry;
@@ -99,7 +98,7 @@ pub(crate) fn tolerate_entry(
 
 fn tolerate_stat(mount: &mut Stat, plain: &Stat) -> Vec<&'static KnownDifference> {
     let mut known = Vec::new();
-    if mount.birth.is_none() && plain.birth.is_some() && kernel() < (6, 6) {
+    if mount.birth.is_none() && plain.birth.is_some() && Kernel::is_older_than(6, 6) {
         mount.birth = plain.birth;
         known.push(&BIRTH_TIME);
     }
@@ -109,21 +108,4 @@ fn tolerate_stat(mount: &mut Stat, plain: &Stat) -> Vec<&'static KnownDifference
         known.push(&CACHED_ACCESS_TIME);
     }
     known
-}
-
-/// The running kernel's first two numbers.
-pub(crate) fn kernel() -> (u32, u32) {
-    static KERNEL: OnceLock<(u32, u32)> = OnceLock::new();
-    *KERNEL.get_or_init(|| {
-        let name = rustix::system::uname();
-        let release = name.release().to_string_lossy().into_owned();
-        let mut numbers = release.split(|char: char| !char.is_ascii_digit());
-        let mut next = || {
-            numbers
-                .next()
-                .and_then(|number| number.parse().ok())
-                .unwrap_or(0)
-        };
-        (next(), next())
-    })
 }

@@ -14,6 +14,7 @@ use rustix::process::umask;
 
 use super::Line;
 use super::scene::{Scene, code};
+use crate::client::Kernel;
 use crate::op::{Acl, User};
 use crate::outcome::When;
 use crate::world::{acl_value, data};
@@ -254,7 +255,7 @@ fn birth_time(scene: &Scene) -> Result<()> {
     fs::rename(scene.path("f"), scene.path("g"))?;
     for name in ["g", "d", "."] {
         let seen = scene.stat(name)?.birth;
-        if crate::known::kernel() < (6, 6) {
+        if Kernel::is_older_than(6, 6) {
             scene.limit("FUSE_STATX came with 6.6", name, seen, None::<When>);
         } else {
             scene.see(name, seen);
