@@ -30,8 +30,8 @@ pub(crate) struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Blocks {
     count: u64,
-    /// By how many they may differ, as this filesystem counts.
-    slack: u64,
+    /// How many more it may be, for what is reserved beyond the end.
+    reserved: u64,
 }
 
 /// Blocks of the extent tree, which depend on how writes were split.
@@ -108,10 +108,7 @@ impl Reader<'_> {
         } else {
             0
         };
-        Blocks {
-            count,
-            slack: EXTENT_TREE + reserved,
-        }
+        Blocks { count, reserved }
     }
 
     fn entry(&mut self, path: &Path, below: &Path, device: u64) -> Result<Entry> {
@@ -224,10 +221,57 @@ impl Entry {
     }
 
     /// Takes the blocks for equal to those of `plain` if they differ by no more than they
-    /// may there.
+    /// may there. Too few may only be those of the extent tree: what was asked for with
+    /// fallocate(2) is not what XFS reserves on its own.
     pub(crate) fn settle_blocks(&mut self, plain: &Entry) {
-        if self.blocks.count.abs_diff(plain.blocks.count) <= plain.blocks.slack {
+        let (least, most) = (
+            plain.blocks.count.saturating_sub(EXTENT_TREE),
+            plain.blocks.count + EXTENT_TREE + plain.blocks.reserved,
+        );
+        if (least..=most).contains(&self.blocks.count) {
             self.blocks = plain.blocks;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether so many blocks pass for those of a plain file.
+    fn settles(mount: u64, plain: Blocks) -> bool {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("f"), "").unwrap();
+        let entry = |blocks| {
+            let mut tree = read(dir.path()).unwrap();
+            let mut entry = tree.remove(Path::new("f")).unwrap();
+            entry.blocks = blocks;
+            entry
+        };
+        let mut found = entry(Blocks {
+            count: mount,
+            reserved: 0,
+        });
+        let plain = entry(plain);
+        found.settle_blocks(&plain);
+        found == plain
+    }
+
+    #[test]
+    fn blocks_may_be_more_by_what_is_reserved_and_never_fewer() {
+        let ext4 = Blocks {
+            count: 2056,
+            reserved: 0,
+        };
+        let xfs = Blocks {
+            reserved: 4096,
+            ..ext4
+        };
+        assert_eq!(
+            [2120, 2121].map(|found| settles(found, ext4)),
+            [true, false]
+        );
+        assert_eq!([6216, 6217].map(|found| settles(found, xfs)), [true, false]);
+        assert_eq!([1992, 1991].map(|found| settles(found, xfs)), [true, false]);
     }
 }
