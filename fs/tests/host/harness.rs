@@ -120,20 +120,18 @@ impl Server {
         Self::start_logging("plugpull_fs=info", source, mountpoint, arguments)
     }
 
-    /// Starts a server whose requests come over io_uring, or says that this kernel has none
-    /// (before Linux 6.14, or built without). It is switched on only until the
-    /// connection stands, which then keeps it.
+    /// Starts a server whose requests come over io_uring, which needs Linux 6.14 or later on
+    /// the host. It is switched on only until the connection stands, which then keeps it.
     pub(crate) fn start_over_io_uring(
         source: &Path,
         mountpoint: &Path,
         arguments: &[&str],
-    ) -> Option<Self> {
+    ) -> Self {
         let arguments = [&["--transport", "io-uring"], arguments].concat();
         let server = switched(b"Y", || Self::start_quietly(source, mountpoint, &arguments));
-        let Some(server) = server else {
-            eprintln!("NOT TESTED: {IO_URING} is not there");
-            return None;
-        };
+        let server = server.unwrap_or_else(|| {
+            panic!("{IO_URING} is not there: Linux 6.14 with CONFIG_FUSE_IO_URING is needed")
+        });
         assert!(
             server
                 .lines
@@ -141,7 +139,7 @@ impl Server {
                 .unwrap()
                 .contains("transport=\"io-uring\"")
         );
-        Some(server)
+        server
     }
 
     fn start_logging(filter: &str, source: &Path, mountpoint: &Path, arguments: &[&str]) -> Self {

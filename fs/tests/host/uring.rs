@@ -14,9 +14,7 @@ fn a_connection_over_io_uring_ends_with_its_server() {
     let sandbox = Sandbox::new();
     let (source, mount) = (sandbox.source(), sandbox.mountpoint());
     for signal in ["TERM", "KILL"] {
-        let Some(server) = Server::start_over_io_uring(&source, &mount, &[]) else {
-            return;
-        };
+        let server = Server::start_over_io_uring(&source, &mount, &[]);
         let file = File::create(mount.join("f")).unwrap();
         file.write_all_at(signal.as_bytes(), 0).unwrap();
         let pid = server.pid().to_string();
@@ -70,9 +68,7 @@ fn a_long_request_over_io_uring_holds_up_no_other() {
     const BIG: u64 = 3 << 29;
     let sandbox = Sandbox::new();
     let (source, mount) = (sandbox.source(), sandbox.mountpoint());
-    let Some(server) = Server::start_over_io_uring(&source, &mount, &["--io", "direct"]) else {
-        return;
-    };
+    let server = Server::start_over_io_uring(&source, &mount, &["--io", "direct"]);
     let from = File::create(source.join("from")).unwrap();
     for at in (0..BIG).step_by(1 << 20) {
         from.write_all_at(&[7; 1 << 20], at).unwrap();
