@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use plugpull_fs::adapter::Adapter;
-use plugpull_fs::passthrough::{IoMode, Passthrough, Settings};
+use plugpull_fs::passthrough::{IoMode, Passthrough, Settings, Transport};
 use plugpull_fuse::{Device, Session};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
@@ -63,6 +63,9 @@ impl Kernel {
         .expect("a pair of sockets");
         let settings = Settings {
             io: IoMode::Direct,
+            // A socket has no io_uring commands, and rings that are tried and closed
+            // again would change which descriptor the next file gets.
+            transport: Transport::Device,
             ..Settings::default()
         };
         let fs = Passthrough::new(dir.path(), settings).expect("open the source");
