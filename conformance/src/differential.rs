@@ -293,7 +293,7 @@ impl Case<'_, '_> {
         }
         let expected = plain.apply(op)?;
         self.report.borrow_mut().calls += 1;
-        let (mut found, tolerated) = known::tolerate(&found, &expected);
+        let (mut found, tolerated) = known::tolerate(op, &found, &expected);
         if self.leaves_out("birth") {
             known::forget_birth(&mut found, &expected);
         }
