@@ -18,7 +18,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, Test
 use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
 
 use crate::client::{Client, Kernel};
-use crate::known::{self, KnownDifference};
+use crate::known::{self, KnownDifference, Tolerance};
 use crate::op::{Base, Octal, Op, Place, SLOTS, Target, User};
 use crate::outcome::When;
 use crate::plant::Plant;
@@ -228,12 +228,15 @@ impl Case<'_, '_> {
             self.root(&self.options.mount)?,
             self.root(&self.options.plain)?,
         );
+        let tolerance = Tolerance {
+            maps: steps.iter().any(|step| matches!(step.op, Op::Map { .. })),
+        };
         let difference = {
             let (mount, plain) = (Side::start(&mount)?, Side::start(&plain)?);
-            self.calls(&mount, &plain, steps)?
+            self.calls(&mount, &plain, tolerance, steps)?
         };
         let difference = match difference {
-            None => self.trees()?,
+            None => self.trees(tolerance)?,
             some => some,
         };
         remove(&self.options.mount.join(&self.name))?;
@@ -249,9 +252,15 @@ impl Case<'_, '_> {
         Ok(fs::canonicalize(root)?)
     }
 
-    fn calls(&self, mount: &Side, plain: &Side, steps: &[Step]) -> Result<Option<String>> {
+    fn calls(
+        &self,
+        mount: &Side,
+        plain: &Side,
+        tolerance: Tolerance,
+        steps: &[Step],
+    ) -> Result<Option<String>> {
         for op in prologue() {
-            if let Some(difference) = self.call(mount, plain, &op, None)? {
+            if let Some(difference) = self.call(mount, plain, tolerance, &op, None)? {
                 return Ok(Some(format!("while preparing: {difference}")));
             }
         }
@@ -265,13 +274,15 @@ impl Case<'_, '_> {
                 calls.extend(step.op.touched().into_iter().map(Op::Stat));
             }
             for op in calls {
-                if let Some(difference) = self.call(mount, plain, &op, self.options.plant)? {
+                if let Some(difference) =
+                    self.call(mount, plain, tolerance, &op, self.options.plant)?
+                {
                     return Ok(Some(format!("at call {number}, {difference}")));
                 }
             }
         }
         for op in epilogue() {
-            if let Some(difference) = self.call(mount, plain, &op, None)? {
+            if let Some(difference) = self.call(mount, plain, tolerance, &op, None)? {
                 return Ok(Some(format!("in the end, {difference}")));
             }
         }
@@ -282,6 +293,7 @@ impl Case<'_, '_> {
         &self,
         mount: &Side,
         plain: &Side,
+        tolerance: Tolerance,
         op: &Op,
         plant: Option<Plant>,
     ) -> Result<Option<String>> {
@@ -293,7 +305,7 @@ impl Case<'_, '_> {
         }
         let expected = plain.apply(op)?;
         self.report.borrow_mut().calls += 1;
-        let (mut found, tolerated) = known::tolerate(op, &found, &expected);
+        let (mut found, tolerated) = tolerance.outcome(op, &found, &expected);
         if self.leaves_out("birth") {
             known::forget_birth(&mut found, &expected);
         }
@@ -316,7 +328,7 @@ impl Case<'_, '_> {
             .or_default() += 1;
     }
 
-    fn trees(&self) -> Result<Option<String>> {
+    fn trees(&self, tolerance: Tolerance) -> Result<Option<String>> {
         let tree = |side: &Path| {
             let path = side.join(&self.name);
             let directory = openat(CWD, &path, OFlags::DIRECTORY, Mode::empty())?;
@@ -333,7 +345,8 @@ impl Case<'_, '_> {
                 entry.stat_mut().birth = None;
             }
         }
-        if let Err(difference) = tree::compare(&mount, &plain, |known| self.count(known)) {
+        if let Err(difference) = tree::compare(&mount, &plain, tolerance, |known| self.count(known))
+        {
             return Ok(Some(format!("in the end, on the mount {difference}")));
         }
         let Some(source) = &self.options.source else {
@@ -349,7 +362,7 @@ impl Case<'_, '_> {
         for entry in source.values_mut().chain(plain.values_mut()) {
             entry.stat_mut().access = When::Now;
         }
-        let compared = tree::compare(&source, &plain, |_| {});
+        let compared = tree::compare(&source, &plain, tolerance, |_| {});
         Ok(compared
             .err()
             .map(|difference| format!("in the end, in the source {difference}")))

@@ -25,6 +25,7 @@ pub struct KnownDifference {
 pub const KNOWN: &[KnownDifference] = &[
     RANGE_MODES,
     CACHED_ACCESS_TIME,
+    FAULT_ACCESS_TIME,
     BIRTH_TIME,
     UNWRITTEN_DATA,
     DIRECTORY_AT_ITS_END,
@@ -41,6 +42,13 @@ const CACHED_ACCESS_TIME: KnownDifference = KnownDifference {
     reason: "a read from the page cache, a cached listing or a cached symlink reaches no \
              server, and the FUSE client keeps no access times of its own (fs/fuse/inode.c \
              sets S_NOATIME)",
+};
+
+const FAULT_ACCESS_TIME: KnownDifference = KnownDifference {
+    name: "access-time-of-page-faults",
+    reason: "a page of a mapping that is not in the cache is a READ like any other, and the \
+             server's read(2) is an access; natively mmap(2) is one and a fault is none \
+             (filemap_fault in mm/filemap.c)",
 };
 
 const BIRTH_TIME: KnownDifference = KnownDifference {
@@ -76,22 +84,63 @@ pub(crate) fn refused(op: &Op, mount: &Outcome) -> Option<&'static KnownDifferen
     }
 }
 
-/// The mount's outcome with known differences taken out, and those differences.
-pub(crate) fn tolerate(
-    op: &Op,
-    mount: &Outcome,
-    plain: &Outcome,
-) -> (Outcome, Vec<&'static KnownDifference>) {
-    match (op, mount, plain) {
-        (_, Ok(Value::Stat(mount)), Ok(Value::Stat(plain))) => {
-            let mut stat = mount.clone();
-            let known = tolerate_stat(&mut stat, plain);
-            (Ok(Value::Stat(stat)), known)
+/// What may be taken out of the comparison of a sequence.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tolerance {
+    /// The sequence maps a file.
+    pub(crate) maps: bool,
+}
+
+impl Tolerance {
+    /// The mount's outcome with known differences taken out, and those differences.
+    pub(crate) fn outcome(
+        self,
+        op: &Op,
+        mount: &Outcome,
+        plain: &Outcome,
+    ) -> (Outcome, Vec<&'static KnownDifference>) {
+        match (op, mount, plain) {
+            (_, Ok(Value::Stat(mount)), Ok(Value::Stat(plain))) => {
+                let mut stat = mount.clone();
+                let known = self.stat(&mut stat, plain);
+                (Ok(Value::Stat(stat)), known)
+            }
+            (Op::Read { at: None, .. }, Err(Errno::ISDIR), Err(Errno::INVAL)) => {
+                (plain.clone(), vec![&DIRECTORY_AT_ITS_END])
+            }
+            _ => (mount.clone(), Vec::new()),
         }
-        (Op::Read { at: None, .. }, Err(Errno::ISDIR), Err(Errno::INVAL)) => {
-            (plain.clone(), vec![&DIRECTORY_AT_ITS_END])
+    }
+
+    /// The same for an entry of a tree.
+    pub(crate) fn entry(
+        self,
+        mount: &Entry,
+        plain: &Entry,
+    ) -> (Entry, Vec<&'static KnownDifference>) {
+        let mut entry = mount.clone();
+        let known = self.stat(entry.stat_mut(), plain.stat());
+        entry.settle_blocks(plain);
+        (entry, known)
+    }
+
+    fn stat(self, mount: &mut Stat, plain: &Stat) -> Vec<&'static KnownDifference> {
+        let mut known = Vec::new();
+        if mount.birth.is_none() && plain.birth.is_some() && Kernel::is_older_than(6, 6) {
+            mount.birth = plain.birth;
+            known.push(&BIRTH_TIME);
         }
-        _ => (mount.clone(), Vec::new()),
+        // Only older than it should be: without a fault, a time of access never comes
+        // from nowhere.
+        if mount.access != plain.access && plain.access == When::Now {
+            mount.access = When::Now;
+            known.push(&CACHED_ACCESS_TIME);
+        }
+        if self.maps && mount.access != plain.access && mount.access == When::Now {
+            mount.access = plain.access;
+            known.push(&FAULT_ACCESS_TIME);
+        }
+        known
     }
 }
 
@@ -100,31 +149,6 @@ pub(crate) fn forget_birth(mount: &mut Outcome, plain: &Outcome) {
     if let (Ok(Value::Stat(mount)), Ok(Value::Stat(plain))) = (mount, plain) {
         mount.birth = plain.birth;
     }
-}
-
-/// The same for an entry of a tree.
-pub(crate) fn tolerate_entry(
-    mount: &Entry,
-    plain: &Entry,
-) -> (Entry, Vec<&'static KnownDifference>) {
-    let mut entry = mount.clone();
-    let known = tolerate_stat(entry.stat_mut(), plain.stat());
-    entry.settle_blocks(plain);
-    (entry, known)
-}
-
-fn tolerate_stat(mount: &mut Stat, plain: &Stat) -> Vec<&'static KnownDifference> {
-    let mut known = Vec::new();
-    if mount.birth.is_none() && plain.birth.is_some() && Kernel::is_older_than(6, 6) {
-        mount.birth = plain.birth;
-        known.push(&BIRTH_TIME);
-    }
-    // Only older than it should be: a time of access never comes from nowhere.
-    if mount.access != plain.access && plain.access == When::Now {
-        mount.access = When::Now;
-        known.push(&CACHED_ACCESS_TIME);
-    }
-    known
 }
 
 #[cfg(test)]
@@ -139,7 +163,9 @@ mod tests {
                 at,
                 length: 1,
             };
-            !tolerate(&read, &Err(mount), &Err(plain)).1.is_empty()
+            let sequence = Tolerance { maps: false };
+            let (_, known) = sequence.outcome(&read, &Err(mount), &Err(plain));
+            !known.is_empty()
         };
         assert!(tolerated(None, Errno::ISDIR, Errno::INVAL));
         assert!(!tolerated(Some(0), Errno::ISDIR, Errno::INVAL));

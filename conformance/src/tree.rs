@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, SeekFrom, StatxFlags, lgetxattr, llistxattr, seek, statfs, statx};
 
-use crate::known::{self, KnownDifference};
+use crate::known::{KnownDifference, Tolerance};
 use crate::outcome::{Stat, hash};
 
 /// Everything about one name that does not differ by right.
@@ -190,13 +190,14 @@ fn contents(file: &File, size: u64) -> Result<u64> {
 pub(crate) fn compare(
     mount: &Tree,
     plain: &Tree,
+    tolerance: Tolerance,
     mut known: impl FnMut(&'static KnownDifference),
 ) -> Result<(), String> {
     for (path, expected) in plain {
         let Some(found) = mount.get(path) else {
             return Err(format!("{} is missing", path.display()));
         };
-        let (found, differences) = known::tolerate_entry(found, expected);
+        let (found, differences) = tolerance.entry(found, expected);
         differences.into_iter().for_each(&mut known);
         if found != *expected {
             let path = path.display();
