@@ -4,7 +4,7 @@
 //! and named in the report; any other is a failure. Each line is narrow: the errno, the
 //! call and the direction must fit.
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::client::Kernel;
@@ -26,6 +26,7 @@ pub const KNOWN: &[KnownDifference] = &[
     RANGE_MODES,
     CACHED_ACCESS_TIME,
     FAULT_ACCESS_TIME,
+    DIRECT_ACCESS_TIME,
     BIRTH_TIME,
     UNWRITTEN_DATA,
     DIRECTORY_AT_ITS_END,
@@ -49,6 +50,14 @@ const FAULT_ACCESS_TIME: KnownDifference = KnownDifference {
     reason: "a page of a mapping that is not in the cache is a READ like any other, and the \
              server's read(2) is an access; natively mmap(2) is one and a fault is none \
              (filemap_fault in mm/filemap.c)",
+};
+
+const DIRECT_ACCESS_TIME: KnownDifference = KnownDifference {
+    name: "access-time-of-direct-reads",
+    reason: "an O_DIRECT that comes by fcntl(2) reaches no server, and under passthrough not \
+             the file below (backing_file_read_iter in fs/backing-file.c), which is read \
+             through the cache; where direct reads set no time of access (Btrfs: \
+             btrfs_direct_read), this one does",
 };
 
 const BIRTH_TIME: KnownDifference = KnownDifference {
@@ -85,13 +94,26 @@ pub(crate) fn refused(op: &Op, mount: &Outcome) -> Option<&'static KnownDifferen
 }
 
 /// What may be taken out of the comparison of a sequence.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Tolerance {
     /// The sequence maps a file.
-    pub(crate) maps: bool,
+    maps: bool,
+    /// It turns an open file's reads and writes into direct ones.
+    turns_direct: bool,
 }
 
 impl Tolerance {
+    /// Of the sequence of these calls.
+    pub(crate) fn of<'a>(calls: impl Iterator<Item = &'a Op>) -> Self {
+        let mut tolerance = Tolerance::default();
+        for op in calls {
+            tolerance.maps |= matches!(op, Op::Map { .. });
+            tolerance.turns_direct |=
+                matches!(op, Op::SetFlags { flags, .. } if flags.contains(OFlags::DIRECT));
+        }
+        tolerance
+    }
+
     /// The mount's outcome with known differences taken out, and those differences.
     pub(crate) fn outcome(
         self,
@@ -130,15 +152,21 @@ impl Tolerance {
             mount.birth = plain.birth;
             known.push(&BIRTH_TIME);
         }
-        // Only older than it should be: without a fault, a time of access never comes
-        // from nowhere.
+        // Only older than it should be: a time of access seldom comes from nowhere.
         if mount.access != plain.access && plain.access == When::Now {
             mount.access = When::Now;
             known.push(&CACHED_ACCESS_TIME);
         }
-        if self.maps && mount.access != plain.access && mount.access == When::Now {
+        let reasons = [
+            (self.maps, &FAULT_ACCESS_TIME),
+            (self.turns_direct, &DIRECT_ACCESS_TIME),
+        ];
+        if mount.access != plain.access
+            && mount.access == When::Now
+            && let Some((_, reason)) = reasons.iter().find(|(holds, _)| *holds)
+        {
             mount.access = plain.access;
-            known.push(&FAULT_ACCESS_TIME);
+            known.push(*reason);
         }
         known
     }
@@ -163,7 +191,7 @@ mod tests {
                 at,
                 length: 1,
             };
-            let sequence = Tolerance { maps: false };
+            let sequence = Tolerance::default();
             let (_, known) = sequence.outcome(&read, &Err(mount), &Err(plain));
             !known.is_empty()
         };
