@@ -395,7 +395,8 @@ impl Adapter {
 
     fn readdir(&self, arg: &abi::ReadIn, reply: Reply<'_>) {
         let mut listing = Listing::new(arg.size.min(MAX_WRITE_BYTES));
-        let list = self.fs.readdir(arg.fh.into(), arg.offset, |entry| {
+        let flags = arg.flags.cast_signed();
+        let list = self.fs.readdir(arg.fh.into(), flags, arg.offset, |entry| {
             listing.push(name_of(entry))
         });
         match list {
@@ -406,15 +407,17 @@ impl Adapter {
 
     fn readdirplus(&self, node: NodeId, arg: &abi::ReadIn, reply: Reply<'_>) {
         let mut listing = Listing::new(arg.size.min(MAX_WRITE_BYTES));
-        let (fh, offset) = (arg.fh.into(), arg.offset);
-        let list = self.fs.readdirplus(node, fh, offset, |listed, entry| {
-            let entry = match entry {
-                Some(entry) => self.to_wire(entry),
-                // The kernel takes only number and kind from `.` and `..`.
-                None => unlooked(),
-            };
-            listing.push_plus(name_of(listed), &entry)
-        });
+        let (fh, flags, offset) = (arg.fh.into(), arg.flags.cast_signed(), arg.offset);
+        let list = self
+            .fs
+            .readdirplus(node, fh, flags, offset, |listed, entry| {
+                let entry = match entry {
+                    Some(entry) => self.to_wire(entry),
+                    // The kernel takes only number and kind from `.` and `..`.
+                    None => unlooked(),
+                };
+                listing.push_plus(name_of(listed), &entry)
+            });
         match list {
             Ok(()) => reply.data(listing.bytes()),
             Err(error) => reply.error(error),

@@ -81,17 +81,19 @@ impl OpenFile {
     /// own by now. Between two requests that disagree either may win, as between two
     /// threads that call fcntl(2) and write(2) on one open file.
     pub(crate) fn follow(&self, flags: i32) -> Result<()> {
-        let wanted = flags & FOLLOWED;
-        if self.flags.load(Ordering::Relaxed) != wanted {
-            let rest = fcntl_getfl(&self.fd)? - OFlags::from_bits_retain(FOLLOWED.cast_unsigned());
-            fcntl_setfl(
-                &self.fd,
-                rest | OFlags::from_bits_retain(wanted.cast_unsigned()),
-            )?;
-            self.flags.store(wanted, Ordering::Relaxed);
-        }
-        Ok(())
+        follow(&self.fd, &self.flags, flags & FOLLOWED)
     }
+}
+
+/// Gives a descriptor these of [`FOLLOWED`], unless it has them as far as is known.
+fn follow(fd: &OwnedFd, known: &AtomicI32, wanted: i32) -> Result<()> {
+    if known.load(Ordering::Relaxed) != wanted {
+        let rest = fcntl_getfl(fd)? - OFlags::from_bits_retain(FOLLOWED.cast_unsigned());
+        let wanted_flags = OFlags::from_bits_retain(wanted.cast_unsigned());
+        fcntl_setfl(fd, rest | wanted_flags)?;
+        known.store(wanted, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 /// What the deliberate faults must know of an open file; nothing, in an honest build.
@@ -130,6 +132,8 @@ impl AsFd for OpenFile {
 #[derive(Debug)]
 pub(crate) struct OpenDir {
     fd: OwnedFd,
+    /// Those of [`FOLLOWED`] that the descriptor has.
+    flags: AtomicI32,
     /// The position is state of the descriptor, so its users take turns.
     pub(crate) stream: std::sync::Mutex<DirStream>,
 }
@@ -138,8 +142,14 @@ impl OpenDir {
     pub(crate) fn new(fd: OwnedFd) -> Self {
         OpenDir {
             fd,
+            flags: AtomicI32::new(0),
             stream: std::sync::Mutex::default(),
         }
+    }
+
+    /// Gives the descriptor the `O_NOATIME` of `flags`, the open directory's own by now.
+    pub(crate) fn follow(&self, flags: i32) -> Result<()> {
+        follow(&self.fd, &self.flags, flags & libc::O_NOATIME)
     }
 }
 

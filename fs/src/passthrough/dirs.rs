@@ -99,17 +99,20 @@ impl Passthrough {
     }
 
     /// Hands the names from position `offset` on to `take` until that says it has no
-    /// room (`false`); the name it refused comes again.
+    /// room (`false`); the name it refused comes again. `flags` are the open directory's
+    /// by now: `O_NOATIME` counts.
     ///
     /// # Errors
     /// Those of getdents64(2), when nothing was taken before.
     pub fn readdir(
         &self,
         handle: HandleId,
+        flags: i32,
         offset: u64,
         mut take: impl FnMut(&Listed) -> bool,
     ) -> Result<()> {
         let dir = self.handles.dir(handle)?;
+        dir.follow(flags)?;
         // The lock is this open directory's own: two listings of one descriptor have
         // to take turns, nobody else waits.
         let mut stream = dir.stream.lock().unwrap_or_else(PoisonError::into_inner);
@@ -145,11 +148,12 @@ impl Passthrough {
         &self,
         node: NodeId,
         handle: HandleId,
+        flags: i32,
         offset: u64,
         mut take: impl FnMut(&Listed, Option<&Entry>) -> bool,
     ) -> Result<()> {
         let parent = self.nodes.get(node)?;
-        self.readdir(handle, offset, |listed| {
+        self.readdir(handle, flags, offset, |listed| {
             if listed.is_dot() {
                 return take(listed, None);
             }

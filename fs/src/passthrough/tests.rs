@@ -238,7 +238,7 @@ fn a_name_that_cannot_be_looked_up_is_listed_all_the_same() {
     let fs = mounted(Path::new("/"));
     let handle = fs.opendir(NodeId::ROOT).unwrap();
     let mut found = None;
-    let list = fs.readdirplus(NodeId::ROOT, handle, 0, |listed, entry| {
+    let list = fs.readdirplus(NodeId::ROOT, handle, 0, 0, |listed, entry| {
         if listed.name == "proc" {
             found = Some(entry.is_some());
         }
@@ -266,6 +266,20 @@ fn o_direct_is_that_of_each_request() {
 }
 
 #[test]
+fn o_noatime_is_that_of_each_listing() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = mounted(dir.path());
+    let handle = fs.opendir(NodeId::ROOT).unwrap();
+    let below = fs.handles.dir(handle).unwrap();
+    for flags in [0, libc::O_NOATIME, 0] {
+        fs.readdir(handle, flags, 0, |_| true).unwrap();
+        let found = rustix::fs::fcntl_getfl(&*below).unwrap();
+        let without = OFlags::from_bits_retain(libc::O_NOATIME.cast_unsigned());
+        assert_eq!(found.contains(without), flags != 0);
+    }
+}
+
+#[test]
 fn no_id_is_not_an_owner() {
     let dir = tempfile::tempdir().unwrap();
     let fs = mounted(dir.path());
@@ -289,7 +303,7 @@ fn a_refused_name_comes_again_and_is_not_counted() {
     // Room for one name per call.
     for _ in 0..6 {
         let mut room = 1;
-        fs.readdirplus(NodeId::ROOT, handle, offset, |listed, _| {
+        fs.readdirplus(NodeId::ROOT, handle, 0, offset, |listed, _| {
             if room == 0 {
                 return false;
             }
