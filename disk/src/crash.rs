@@ -3,20 +3,21 @@
 //! A crash state is `(base, recording, cut, kept writes)`. It holds the durable writes and the
 //! kept pending ones, **applied in order of submission**, over the untouched base; never rolled
 //! forward over a newer state, which makes XFS skip recovery by its sequence numbers. Of two
-//! pending writes to one sector either may be left: dropping the later leaves the earlier. Two
-//! *overlapping* writes that were in flight together and both survived could also lie the other
-//! way round; that, like a write torn at the atomic unit, is not simulated yet. A kept write is
-//! kept whole.
+//! pending writes to one sector either may be left: dropping the later leaves the earlier, and one
+//! that was in flight may have landed late, on top of the other. A write survives whole or torn at
+//! the atomic unit: see [`Survivors`], and [`crate::model`] for what may lie on top of what.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use sha2::{Digest as _, Sha256};
 
-use crate::log::{Operation, Recording};
+use crate::log::{Operation, Recording, Submit};
 use crate::model::CutState;
+use crate::survivors::{Part, Piece, Survivors, sectors_in};
 use crate::table::SourceId;
-use crate::units::{CutPoint, Epoch, Honesty, RequestId, Seed};
+use crate::units::{CutPoint, Epoch, Honesty, RequestId, SECTOR_BYTES, Sector, Seed};
 use crate::view::View;
 
 #[cfg(test)]
@@ -35,8 +36,10 @@ pub enum Keep {
     /// a `lies-on-flush` disk the choice is a longer prefix instead (completed writes, then those
     /// in flight), so that the filesystem still mounts.
     Subset(Seed),
+    /// All of them but this one, of which no more is left than a part, if any.
+    AllBut(RequestId, Option<Part>),
     /// These and no others; each must be pending.
-    Exactly(BTreeSet<RequestId>),
+    Exactly(Survivors),
 }
 
 /// What the disk holds after a power cut.
@@ -51,7 +54,7 @@ pub struct CrashState {
     pub cut: CutPoint,
     /// How many flushes had succeeded.
     pub epoch: Epoch,
-    /// The pending writes that survived.
+    /// The pending writes that survived, whole or in part.
     pub kept: Vec<RequestId>,
     /// The pending writes that were lost.
     pub dropped: Vec<RequestId>,
@@ -125,9 +128,11 @@ impl<'a> PowerCut<'a> {
     /// What the disk holds if these pending writes survive.
     ///
     /// # Errors
-    /// [`Keep::Exactly`] names a write that is not pending at this cut.
+    /// `keep` names a write that is not pending at this cut, one as late that was
+    /// answered, or units that a write does not touch.
     pub fn crash_state(&self, keep: &Keep) -> Result<CrashState> {
-        let kept = self.kept(keep)?;
+        let survivors = self.survivors(keep)?;
+        let kept = survivors.ids();
         let is_kept: BTreeSet<RequestId> = kept.iter().copied().collect();
         let lost = |ids: &[RequestId]| -> Vec<RequestId> {
             ids.iter()
@@ -135,15 +140,16 @@ impl<'a> PowerCut<'a> {
                 .filter(|id| !is_kept.contains(id))
                 .collect()
         };
-        let mut present = [&self.rest[..], &kept[..]].concat();
-        present.sort_unstable();
+        let durable = self.rest.iter().copied().map(Piece::whole);
+        let mut present: Vec<Piece> = durable.chain(survivors.pieces().to_vec()).collect();
+        present.sort_unstable_by_key(|piece| piece.id);
         let mut view = self.common.clone();
-        for id in present {
-            apply(&mut view, self.recording, id, self.source);
+        for piece in present.iter().chain(survivors.late()) {
+            self.apply(&mut view, piece);
         }
         Ok(CrashState {
             view,
-            id: name(&self.state, &kept),
+            id: name(&self.state, &survivors),
             cut: self.state.cut,
             epoch: self.state.epoch,
             dropped: lost(&self.state.pending()),
@@ -152,24 +158,42 @@ impl<'a> PowerCut<'a> {
         })
     }
 
-    fn kept(&self, keep: &Keep) -> Result<Vec<RequestId>> {
+    fn apply(&self, view: &mut View, piece: &Piece) {
+        match &piece.part {
+            Part::Whole => apply(view, self.recording, piece.id, self.source),
+            Part::Units(units) => {
+                let Some(write) = self.recording.submit(piece.id) else {
+                    return;
+                };
+                for range in units {
+                    let sectors = sectors_in(write, range, self.recording.unit());
+                    apply_sectors(view, write, sectors, self.source);
+                }
+            }
+        }
+    }
+
+    fn survivors(&self, keep: &Keep) -> Result<Survivors> {
         let pending = self.state.pending();
         Ok(match keep {
-            Keep::DurableOnly => Vec::new(),
-            Keep::Everything => pending,
+            Keep::DurableOnly => Survivors::default(),
+            Keep::Everything => Survivors::whole(pending),
             Keep::Subset(seed) if self.recording.honesty() == Honesty::LiesOnFlush => {
-                self.longer_prefix(*seed)
+                Survivors::whole(self.longer_prefix(*seed))
             }
-            Keep::Subset(seed) => seeded_subset(pending, *seed),
-            Keep::Exactly(chosen) => {
-                if let Some(stranger) = chosen.iter().find(|id| pending.binary_search(id).is_err())
-                {
-                    bail!(
-                        "request {stranger} is not a pending write at the cut {}",
-                        self.state.cut
-                    );
-                }
-                chosen.iter().copied().collect()
+            Keep::Subset(seed) => Survivors::whole(seeded_subset(pending, *seed)),
+            Keep::AllBut(lost, left) => {
+                let left = left.clone().map(|part| Piece { id: *lost, part });
+                let rest = pending.into_iter().filter(|id| id != lost);
+                let survivors = Survivors::new(rest.map(Piece::whole).chain(left).collect());
+                let lost = Survivors::whole([*lost]);
+                lost.check(&self.state, self.recording)?;
+                survivors.check(&self.state, self.recording)?;
+                survivors
+            }
+            Keep::Exactly(survivors) => {
+                survivors.check(&self.state, self.recording)?;
+                survivors.clone()
             }
         })
     }
@@ -219,12 +243,25 @@ fn seeded_subset(pending: Vec<RequestId>, seed: Seed) -> Vec<RequestId> {
         .collect()
 }
 
-fn name(state: &CutState, kept: &[RequestId]) -> String {
+/// A name that says nothing of an order or a part where there is nothing to say of it.
+fn name(state: &CutState, survivors: &Survivors) -> String {
     let mut hasher = Sha256::new();
     hasher.update(state.cut.0.0.to_le_bytes());
-    for id in kept {
-        hasher.update(id.0.to_le_bytes());
-    }
+    let mut note = |piece: &Piece| {
+        hasher.update(piece.id.0.to_le_bytes());
+        if let Part::Units(units) = &piece.part {
+            for range in units {
+                hasher.update(b"units");
+                hasher.update(range.start.to_le_bytes());
+                hasher.update(range.end.to_le_bytes());
+            }
+        }
+    };
+    survivors.pieces().iter().for_each(&mut note);
+    survivors.late().iter().for_each(|piece| {
+        note(&Piece::whole(RequestId(u64::MAX)));
+        note(piece);
+    });
     let hash = hasher.finalize();
     format!(
         "e{}-{:02x}{:02x}{:02x}{:02x}",
@@ -233,13 +270,18 @@ fn name(state: &CutState, kept: &[RequestId]) -> String {
 }
 
 fn apply(view: &mut View, recording: &Recording, id: RequestId, source: SourceId) {
-    let Some(submit) = recording.submit(id) else {
-        return;
-    };
-    let sectors = submit.length.sectors();
-    match submit.operation {
-        Operation::Write => view.set_data(submit.at, sectors, source, submit.data_offset),
-        Operation::WriteZeroes | Operation::Trim => view.set_zeros(submit.at, sectors),
+    if let Some(write) = recording.submit(id) {
+        let first = write.at.0;
+        apply_sectors(view, write, first..first + write.length.sectors(), source);
+    }
+}
+
+fn apply_sectors(view: &mut View, write: &Submit, sectors: Range<u64>, source: SourceId) {
+    let (at, count) = (Sector(sectors.start), sectors.end - sectors.start);
+    let skipped = (sectors.start - write.at.0) * SECTOR_BYTES;
+    match write.operation {
+        Operation::Write => view.set_data(at, count, source, write.data_offset + skipped),
+        Operation::WriteZeroes | Operation::Trim => view.set_zeros(at, count),
         Operation::Flush => {}
     }
 }

@@ -42,7 +42,7 @@ impl Recording {
     /// Every moment after an answer, before one that takes a choice away (by making something
     /// durable or by failing), at a mark, and at the end; in order, each moment once. The others
     /// are moments after a submission: whatever a cut there could leave, the next of these can
-    /// leave too. (A lying disk draws its prefix anew at every moment, so of it this is not true.)
+    /// leave too. (A lying disk keeps more with every answer, so of it this is not true.)
     pub fn cut_candidates(&self) -> Vec<CutCandidate> {
         let mut tracker = Tracker::new(self.honesty(), self.seed());
         let mut found: Vec<CutCandidate> = Vec::new();
@@ -91,7 +91,7 @@ fn note(found: &mut Vec<CutCandidate>, tracker: &Tracker, cut: CutPoint, reason:
     found.push(CutCandidate {
         cut,
         reason,
-        losable_completed: tracker.losable(cut) as u64,
+        losable_completed: tracker.losable() as u64,
         in_flight: tracker.in_flight_writes() as u64,
     });
 }

@@ -29,10 +29,12 @@
 mod crash;
 mod cuts;
 mod device;
+pub mod explore;
 mod export;
 pub mod log;
 pub mod model;
 pub mod nbd;
+mod survivors;
 mod table;
 #[cfg(test)]
 mod testing;
@@ -45,6 +47,7 @@ pub use device::{Counts, CutTrigger, Disk, DiskConfig, DiskError};
 pub use log::{Complete, End, Entry, Mark, Operation, Recording, Submit};
 pub use model::CutState;
 pub use nbd::Server;
+pub use survivors::{Part, Piece, Survivors};
 pub use units::{
     AtomicUnit, ByteCount, CutPoint, Epoch, Honesty, RequestId, SECTOR_BYTES, Sector, Seed, Seq,
 };

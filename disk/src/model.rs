@@ -19,11 +19,24 @@
 //! * Write-zeroes and trim are writes of zeros. A real drive may forget a trim or return other
 //!   bytes after one; that is not simulated.
 //!
+//! Where writes overlap, order decides what a sector holds:
+//!
+//! * Of two writes that were both answered by the cut, the one submitted later lies on top: so
+//!   this device carried them out, and a read had shown it.
+//! * A write in flight may land at any moment after those that had been answered when it was
+//!   submitted. So it may lie on top of everything else, also of a durable write that was
+//!   submitted after it.
+//! * A sector therefore holds, independently of every other atomic unit: its last durable write
+//!   (or what it held before), or a completed pending write submitted after that, or any write in
+//!   flight. Nothing else; and every combination over the units is possible, which is what a torn
+//!   write is. The sectors of one atomic unit share their fate within one write.
+//!
 //! `lies-on-flush` answers flush and FUA like `volatile`, and keeps something else: of the
 //! completed writes since recording began, in order of completion, a prefix of 30 % to 70 %
-//! (seeded by the disk's seed and the cut) is durable, whatever was flushed; the rest is pending
+//! (a share drawn once from the disk's seed) is durable, whatever was flushed; the rest is pending
 //! and [`Keep::DurableOnly`](crate::Keep::DurableOnly) loses it. A prefix, so that the filesystem
-//! still mounts and the lost promise must be noticed by whoever was promised.
+//! still mounts and the lost promise must be noticed by whoever was promised; a share that stays,
+//! so that what was kept at one cut is kept at the next.
 //!
 //! What is seen is the order at this device, not at the guest: QEMU may have a write outstanding
 //! when the guest issues its flush, and yet deliver its answer here first, so some ordering bugs
@@ -90,6 +103,9 @@ impl Recording {
     }
 }
 
+/// What the share that a lying disk keeps is drawn for.
+const LIE: u64 = 0x6c69_6573;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Answer {
     Awaited,
@@ -107,12 +123,13 @@ struct Request {
 /// are judged in one pass.
 pub(crate) struct Tracker {
     honesty: Honesty,
-    seed: Seed,
+    /// Of a hundred completed writes, how many a lying disk keeps.
+    kept_of_hundred: usize,
     requests: Vec<Request>,
     /// Successful writes in order of completion.
     completed: Vec<RequestId>,
-    /// How many of `completed` some successful flush covers: always a prefix, because a flush
-    /// covers all that had completed when it was submitted.
+    /// How many of `completed` are durable whatever they carried: always a prefix, because a
+    /// flush covers all that had completed when it was submitted.
     flushed: usize,
     /// FUA writes in `completed` beyond that prefix.
     forced_beyond: usize,
@@ -120,13 +137,15 @@ pub(crate) struct Tracker {
     flushing: HashMap<RequestId, usize>,
     in_flight_writes: usize,
     epoch: Epoch,
+    /// What became durable with the last event, in order of completion.
+    news: Vec<RequestId>,
 }
 
 impl Tracker {
     pub(crate) fn new(honesty: Honesty, seed: Seed) -> Tracker {
         Tracker {
             honesty,
-            seed,
+            kept_of_hundred: seed.derive(LIE).rng().usize(30..=70),
             requests: Vec::new(),
             completed: Vec::new(),
             flushed: 0,
@@ -134,16 +153,20 @@ impl Tracker {
             flushing: HashMap::new(),
             in_flight_writes: 0,
             epoch: Epoch(0),
+            news: Vec::new(),
         }
     }
 
-    /// Takes in the next event.
-    pub(crate) fn observe(&mut self, entry: &Entry) {
+    /// Takes in the next event; the answer is what became durable with it, in order of
+    /// completion.
+    pub(crate) fn observe(&mut self, entry: &Entry) -> &[RequestId] {
+        self.news.clear();
         match entry {
             Entry::Submit(submit) => self.submitted(submit),
             Entry::Complete(complete) => self.answered(complete),
             Entry::Mark(_) | Entry::Cut(_) => {}
         }
+        &self.news
     }
 
     fn submitted(&mut self, submit: &Submit) {
@@ -172,52 +195,61 @@ impl Tracker {
             self.in_flight_writes -= 1;
             if success {
                 self.completed.push(complete.id);
-                self.forced_beyond += usize::from(request.fua);
+                match self.honesty {
+                    Honesty::None => self.keep_prefix(self.completed.len()),
+                    Honesty::Volatile if request.fua => {
+                        self.forced_beyond += 1;
+                        self.news.push(complete.id);
+                    }
+                    Honesty::Volatile => {}
+                    Honesty::LiesOnFlush => {
+                        self.keep_prefix(self.completed.len() * self.kept_of_hundred / 100);
+                    }
+                }
             }
         } else if let Some(covered) = self.flushing.remove(&complete.id)
             && success
         {
             self.epoch.0 += 1;
-            while self.flushed < covered {
-                let write = self.completed[self.flushed];
-                self.forced_beyond -= usize::from(self.requests[write.0 as usize].fua);
-                self.flushed += 1;
+            if self.honesty == Honesty::Volatile {
+                self.keep_prefix(covered);
             }
         }
     }
 
-    /// How many completed writes a cut now could lose.
-    pub(crate) fn losable(&self, cut: CutPoint) -> usize {
-        match self.honesty {
-            Honesty::None => 0,
-            Honesty::Volatile => self.completed.len() - self.flushed - self.forced_beyond,
-            Honesty::LiesOnFlush => self.completed.len() - self.kept_prefix(cut),
+    /// Makes so many of the completed writes durable.
+    fn keep_prefix(&mut self, length: usize) {
+        while self.flushed < length {
+            let write = self.completed[self.flushed];
+            let forced = self.honours_fua() && self.requests[write.0 as usize].fua;
+            if forced {
+                self.forced_beyond -= 1;
+            } else {
+                self.news.push(write);
+            }
+            self.flushed += 1;
         }
+    }
+
+    fn honours_fua(&self) -> bool {
+        self.honesty == Honesty::Volatile
+    }
+
+    /// How many completed writes a cut now could lose.
+    pub(crate) fn losable(&self) -> usize {
+        self.completed.len() - self.flushed - self.forced_beyond
     }
 
     pub(crate) fn in_flight_writes(&self) -> usize {
         self.in_flight_writes
     }
 
-    /// How many completed writes a lying disk has kept.
-    fn kept_prefix(&self, cut: CutPoint) -> usize {
-        let all = self.completed.len();
-        let seed = self.seed.derive(cut.0.0);
-        seed.rng().usize(all * 3 / 10..=all * 7 / 10)
-    }
-
     /// The lists at a cut now.
     pub(crate) fn state(&self, cut: CutPoint) -> CutState {
-        let certain = match self.honesty {
-            Honesty::None => self.completed.len(),
-            Honesty::Volatile => self.flushed,
-            Honesty::LiesOnFlush => self.kept_prefix(cut),
-        };
-        let honours_fua = self.honesty != Honesty::LiesOnFlush;
         let (mut durable, mut completed) = (Vec::new(), Vec::new());
         for (position, id) in self.completed.iter().enumerate() {
-            let forced = honours_fua && self.requests[id.0 as usize].fua;
-            if position < certain || forced {
+            let forced = self.honours_fua() && self.requests[id.0 as usize].fua;
+            if position < self.flushed || forced {
                 durable.push(*id);
             } else {
                 completed.push(*id);

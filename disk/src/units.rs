@@ -118,7 +118,7 @@ pub enum Honesty {
     #[default]
     Volatile,
     /// Answers every flush and FUA with success, and at a cut has kept only a prefix of the
-    /// completed writes: between 30 % and 70 % of them, chosen by the seed.
+    /// completed writes: a share between 30 % and 70 %, drawn once from the seed.
     LiesOnFlush,
 }
 

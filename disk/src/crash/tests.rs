@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use crate::crash::{CrashState, Keep, PowerCut};
 use crate::log::{Operation, Recording};
+use crate::survivors::Survivors;
 use crate::testing::{DISK_SECTORS, history, honesty, record};
 use crate::units::{ByteCount, CutPoint, RequestId, SECTOR_BYTES, Seed, Seq};
 use crate::view::View;
@@ -37,8 +38,9 @@ fn content(view: &View) -> Vec<u8> {
 
 fn choices(cut: &PowerCut<'_>) -> Vec<Keep> {
     let pending = cut.state().pending();
-    let odd = pending.iter().step_by(2).copied().collect();
+    let odd = Survivors::whole(pending.iter().step_by(2).copied());
     let mut choices = vec![Keep::DurableOnly, Keep::Everything, Keep::Exactly(odd)];
+    choices.extend(pending.first().map(|id| Keep::AllBut(*id, None)));
     choices.extend((0..4).map(|seed| Keep::Subset(Seed(seed))));
     choices
 }
@@ -60,7 +62,8 @@ fn check_state(
             prop_assert!(!state.kept.is_empty() && !state.dropped.is_empty());
         }
         Keep::Subset(_) => {}
-        Keep::Exactly(chosen) => prop_assert!(state.kept.iter().eq(chosen)),
+        Keep::AllBut(lost, _) => prop_assert_eq!(&state.dropped, &vec![*lost]),
+        Keep::Exactly(chosen) => prop_assert_eq!(&state.kept, &chosen.ids()),
     }
     let lost = state
         .dropped
@@ -108,7 +111,7 @@ fn only_pending_writes_can_be_chosen() {
     let recording = record(&dir.path().join("log"), Default::default(), &[]);
     let base = View::zeros(ByteCount(DISK_SECTORS * SECTOR_BYTES)).expect("a base");
     let cut = PowerCut::new(&base, &recording, CutPoint(Seq(0))).expect("a cut");
-    let stranger = Keep::Exactly(BTreeSet::from([RequestId(9)]));
+    let stranger = Keep::Exactly(Survivors::whole([RequestId(9)]));
     let error = cut
         .crash_state(&stranger)
         .err()

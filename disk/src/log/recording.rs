@@ -69,6 +69,22 @@ impl Recording {
         })
     }
 
+    /// A recording that never was a log: these events, with their data in a file.
+    #[cfg(test)]
+    pub(crate) fn made_up(file: Arc<File>, header: LogHeader, entries: Vec<Entry>) -> Recording {
+        let is_submission = |entry: &Entry| matches!(entry, Entry::Submit(_));
+        let numbered = entries.iter().enumerate();
+        let submissions = numbered.filter(|(_, entry)| is_submission(entry));
+        Recording {
+            path: PathBuf::from("made up"),
+            file,
+            header,
+            submissions: submissions.map(|(position, _)| position).collect(),
+            entries,
+            end: End::Complete,
+        }
+    }
+
     /// The log's path.
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,0 +1,282 @@
+//! Which disks a power cut during a recorded run could have left: as many as a budget allows,
+//! spread over the whole run, each content once.
+//!
+//! States are planned **breadth first**: nothing but the durable for every cut, then everything
+//! submitted, then one write alone, all but one, pairs, torn writes, late ones, every combination
+//! where there are few, and a seeded random tail. Where a class has more candidates than the
+//! budget has room for, it takes one from each of so many equal stretches of the run, so that the
+//! last second is looked at as much as the first.
+//!
+//! Equal contents are planned once, with every stretch of cuts that can leave them: the same disk
+//! under a stronger promise is another question, which needs no other look at the disk.
+//!
+//! The same recording, base, seed and budget give the same plan. No disk is made on the way; what
+//! is held is as much as the recording holds, and the plan.
+
+mod classes;
+mod index;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::crash::Keep;
+use crate::log::Recording;
+use crate::units::{CutPoint, Seed};
+use crate::view::View;
+
+pub use classes::Class;
+use classes::{Candidate, Candidates};
+pub use index::ContentSum;
+use index::Index;
+use walk::Walker;
+
+/// How much is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// How many different contents.
+    pub states: usize,
+    /// Where random choices begin.
+    pub seed: Seed,
+}
+
+/// A stretch of cuts, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The first.
+    pub first: CutPoint,
+    /// The last.
+    pub last: CutPoint,
+}
+
+/// One content that a power cut could have left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedState {
+    /// What it is an example of.
+    pub class: Class,
+    /// Which pending writes survived the cut at the beginning of the first span.
+    pub keep: Keep,
+    /// Every stretch of cuts that was found to leave this content; never empty.
+    pub spans: Vec<Span>,
+    /// What tells it from the other contents of this plan.
+    pub sum: ContentSum,
+}
+
+impl PlannedState {
+    /// A cut that can leave it, with `keep`.
+    pub fn cut(&self) -> CutPoint {
+        self.spans[0].first
+    }
+}
+
+/// What was done about one class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ClassCoverage {
+    /// The class.
+    pub class: Class,
+    /// How many choices of survivors there are, equal contents included.
+    pub candidates: u64,
+    /// How many of them were looked at.
+    pub examined: u64,
+    /// How many of those were contents that had not been planned before, and are.
+    pub planned: u64,
+}
+
+/// What was planned out of what.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    /// Stretches of cuts with the same durable writes.
+    pub situations: u64,
+    /// By class, in the order in which they were planned.
+    pub classes: Vec<ClassCoverage>,
+}
+
+impl Coverage {
+    /// How many mandatory candidates (see [`Class::is_mandatory`]) the budget left no room for.
+    pub fn skipped_mandatory(&self) -> u64 {
+        let mandatory = self.classes.iter().filter(|of| of.class.is_mandatory());
+        mandatory.map(|of| of.candidates - of.examined).sum()
+    }
+}
+
+/// What to look at, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The states.
+    pub states: Vec<PlannedState>,
+    /// What they are out of.
+    pub coverage: Coverage,
+}
+
+/// Plans an exploration.
+///
+/// # Errors
+/// The base has another size than the recorded disk, or a file cannot be read.
+pub fn plan(recording: &Recording, base: &View, budget: Budget) -> Result<Plan> {
+    let index = Index::new(recording, base)?;
+    let mut counts = vec![0; Class::ALL.len()];
+    let mut situations = 0;
+    Walker::walk(recording, &index, |walker| {
+        situations += 1;
+        for (count, class) in counts.iter_mut().zip(Class::ALL) {
+            *count += Candidates::of(class, walker, budget.seed).count(walker);
+        }
+    });
+    let mut planned = Planned {
+        states: Vec::new(),
+        by_sum: HashMap::new(),
+    };
+    let mut coverage = Coverage {
+        situations,
+        classes: Vec::new(),
+    };
+    for (class, candidates) in Class::ALL.into_iter().zip(counts) {
+        let room = (budget.states - planned.states.len()) as u64;
+        let before = planned.states.len();
+        let mut draw = Draw::new(candidates, room, budget.seed.derive(class as u64));
+        let mut first = 0;
+        if room > 0 && candidates > 0 {
+            Walker::walk(recording, &index, |walker| {
+                let of = Candidates::of(class, walker, budget.seed);
+                let end = first + of.count(walker);
+                while let Some(number) = draw.next_before(end) {
+                    let fresh = planned.add(class, of.get(number - first, walker));
+                    draw.found(fresh);
+                }
+                first = end;
+            });
+        }
+        coverage.classes.push(ClassCoverage {
+            class,
+            candidates,
+            examined: draw.examined,
+            planned: (planned.states.len() - before) as u64,
+        });
+    }
+    Ok(Plan {
+        states: planned.states,
+        coverage,
+    })
+}
+
+/// What is planned so far.
+struct Planned {
+    states: Vec<PlannedState>,
+    by_sum: HashMap<ContentSum, usize>,
+}
+
+impl Planned {
+    /// Whether it is a content that was not planned yet.
+    fn add(&mut self, class: Class, candidate: Candidate) -> bool {
+        let span = Span {
+            first: candidate.cut,
+            last: candidate.last,
+        };
+        if let Some(at) = self.by_sum.get(&candidate.sum) {
+            add(&mut self.states[*at].spans, span);
+            return false;
+        }
+        self.by_sum.insert(candidate.sum, self.states.len());
+        self.states.push(PlannedState {
+            class,
+            keep: candidate.keep,
+            spans: vec![span],
+            sum: candidate.sum,
+        });
+        true
+    }
+}
+
+/// Adds a span, unless the spans hold it already; one that goes on where the last one added ends
+/// makes that longer.
+fn add(spans: &mut Vec<Span>, span: Span) {
+    if let Some(last) = spans.last_mut()
+        && span.first >= last.first
+        && span.first.0.0 <= last.last.0.0 + 1
+    {
+        last.last = last.last.max(span.last);
+        return;
+    }
+    let within = |other: &Span| other.first <= span.first && span.last <= other.last;
+    if !spans.iter().rev().take(LOOKED_BACK).any(within) {
+        spans.push(span);
+    }
+}
+
+/// How many spans are searched for one that holds a new one.
+const LOOKED_BACK: usize = 8;
+
+/// How many candidates of a stretch are tried for one that is new.
+const TRIES: u64 = 16;
+
+/// Draws numbers in rising order: all, where there is room, or one from each of so many equal
+/// stretches, and the next ones where that is nothing new.
+struct Draw {
+    candidates: u64,
+    room: u64,
+    stretch: u64,
+    next: u64,
+    tries: u64,
+    examined: u64,
+    rng: fastrand::Rng,
+}
+
+impl Draw {
+    fn new(candidates: u64, room: u64, seed: Seed) -> Draw {
+        let mut draw = Draw {
+            candidates,
+            room,
+            stretch: 0,
+            next: 0,
+            tries: 0,
+            examined: 0,
+            rng: seed.rng(),
+        };
+        draw.enter(0);
+        draw
+    }
+
+    fn takes_all(&self) -> bool {
+        self.candidates <= self.room
+    }
+
+    fn enter(&mut self, stretch: u64) {
+        self.stretch = stretch;
+        self.tries = 0;
+        if !self.takes_all() && stretch < self.room {
+            let (start, end) = (self.start(stretch), self.start(stretch + 1));
+            // The last of all is always drawn: that is where the plug was pulled.
+            self.next = match stretch + 1 == self.room {
+                true => end - 1,
+                false => self.rng.u64(start..end),
+            };
+        }
+    }
+
+    fn start(&self, stretch: u64) -> u64 {
+        (u128::from(self.candidates) * u128::from(stretch) / u128::from(self.room)) as u64
+    }
+
+    fn next_before(&mut self, end: u64) -> Option<u64> {
+        let over = !self.takes_all() && self.stretch >= self.room;
+        (!over && self.next < end.min(self.candidates)).then_some(self.next)
+    }
+
+    /// What the drawn one was.
+    fn found(&mut self, fresh: bool) {
+        self.examined += 1;
+        self.next += 1;
+        self.tries += 1;
+        if self.takes_all() {
+            return;
+        }
+        let ends = self.next >= self.start(self.stretch + 1) || self.tries >= TRIES;
+        if fresh || ends {
+            self.enter(self.stretch + 1);
+        }
+    }
+}
