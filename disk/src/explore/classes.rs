@@ -17,12 +17,14 @@ use crate::units::{CutPoint, Honesty, RequestId, Seed, Seq};
 pub enum Class {
     /// Nothing that is not durable.
     None,
-    /// Everything submitted.
+    /// Everything submitted, where most is pending: before something becomes durable or fails.
     All,
     /// One pending write and no other.
     OneOnly,
     /// All but one.
     AllButOne,
+    /// Everything submitted, at the cuts before.
+    Earlier,
     /// Two of them and no others.
     Pair,
     /// One of them torn at the atomic unit, alone or with all others whole.
@@ -37,11 +39,12 @@ pub enum Class {
 
 impl Class {
     /// All of them, in that order.
-    pub const ALL: [Class; 9] = [
+    pub const ALL: [Class; 10] = [
         Class::None,
         Class::All,
         Class::OneOnly,
         Class::AllButOne,
+        Class::Earlier,
         Class::Pair,
         Class::Torn,
         Class::Late,
@@ -76,6 +79,7 @@ pub(super) enum Candidates {
     All,
     OneOnly,
     AllButOne,
+    Earlier,
     Pair,
     Torn(Vec<Torn>),
     Late(Vec<Late>),
@@ -111,6 +115,7 @@ impl Candidates {
         match class {
             Class::None => Candidates::None,
             Class::All => Candidates::All,
+            Class::Earlier => Candidates::Earlier,
             Class::Random => Candidates::Random(seed.derive(walker.first.0.0)),
             _ if walker.recording.honesty() == Honesty::LiesOnFlush => Candidates::Torn(Vec::new()),
             Class::OneOnly => Candidates::OneOnly,
@@ -127,7 +132,8 @@ impl Candidates {
         let pending = walker.pending.len() as u64;
         match self {
             Candidates::None => 1,
-            Candidates::All => walker.stages.len() as u64,
+            Candidates::All => u64::from(!walker.stages.is_empty()),
+            Candidates::Earlier => walker.stages.len().saturating_sub(1) as u64,
             Candidates::OneOnly | Candidates::AllButOne => pending,
             Candidates::Pair => pending * pending.saturating_sub(1) / 2,
             // Alone, and with all others.
@@ -152,15 +158,8 @@ impl Candidates {
                     sum: walker.none,
                 };
             }
-            Candidates::All => {
-                let stage = walker.stages[at];
-                return Candidate {
-                    keep: Keep::Everything,
-                    cut: stage.cut,
-                    last: before_next(walker, at),
-                    sum: stage.all,
-                };
-            }
+            Candidates::All => return everything(walker, walker.stages.len() - 1),
+            Candidates::Earlier => return everything(walker, at),
             Candidates::AllButOne => return all_but(walker, walker.pending[at], None),
             Candidates::Torn(torn) => {
                 let Torn { id, part } = &torn[at / 2];
@@ -205,12 +204,14 @@ impl Candidates {
     }
 }
 
-/// The last cut at which no more is pending than at this stage: with everything submitted, each
-/// is a state of its own.
-fn before_next(walker: &Walker<'_>, stage: usize) -> CutPoint {
-    match walker.stages.get(stage + 1) {
-        Some(next) => CutPoint(Seq(next.cut.0.0 - 1)),
-        None => walker.last,
+/// Everything submitted by a stage: until the next one, at which there is more.
+fn everything(walker: &Walker<'_>, stage: usize) -> Candidate {
+    let next = walker.stages.get(stage + 1);
+    Candidate {
+        keep: Keep::Everything,
+        cut: walker.stages[stage].cut,
+        last: next.map_or(walker.last, |next| CutPoint(Seq(next.cut.0.0 - 1))),
+        sum: walker.stages[stage].all,
     }
 }
 

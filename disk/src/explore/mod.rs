@@ -2,10 +2,11 @@
 //! spread over the whole run, each content once.
 //!
 //! States are planned **breadth first**: nothing but the durable for every cut, then everything
-//! submitted, then one write alone, all but one, pairs, torn writes, late ones, every combination
-//! where there are few, and a seeded random tail. Where a class has more candidates than the
-//! budget has room for, it takes one from each of so many equal stretches of the run, so that the
-//! last second is looked at as much as the first.
+//! submitted, then one write alone, all but one, everything at the cuts between, pairs, torn
+//! writes, late ones, every combination where there are few, and a seeded random tail. A class
+//! that would leave less than half of the budget to those behind it gets half, and takes one from
+//! each of so many equal stretches of the run, so that the last second is looked at as much as the
+//! first. The first two are cut short only where they do not fit at all, and a plan says so.
 //!
 //! Equal contents are planned once, with every stretch of cuts that can leave them: the same disk
 //! under a stronger promise is another question, which needs no other look at the disk.
@@ -135,7 +136,7 @@ pub fn plan(recording: &Recording, base: &View, budget: Budget) -> Result<Plan> 
         classes: Vec::new(),
     };
     for (class, candidates) in Class::ALL.into_iter().zip(counts) {
-        let room = (budget.states - planned.states.len()) as u64;
+        let room = room(class, candidates, budget.states - planned.states.len());
         let before = planned.states.len();
         let mut draw = Draw::new(candidates, room, budget.seed.derive(class as u64));
         let mut first = 0;
@@ -161,6 +162,16 @@ pub fn plan(recording: &Recording, base: &View, budget: Budget) -> Result<Plan> 
         states: planned.states,
         coverage,
     })
+}
+
+/// How many states a class may add where there is room for so many.
+fn room(class: Class, candidates: u64, left: usize) -> u64 {
+    let left = left as u64;
+    let fits = candidates <= if class.is_mandatory() { left } else { left / 2 };
+    match fits || class == Class::Random {
+        true => left,
+        false => left.div_ceil(2),
+    }
 }
 
 /// What is planned so far.
