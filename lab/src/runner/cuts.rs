@@ -1,6 +1,6 @@
 //! Where to cut the power in a recorded run: a function of recording and seed.
 
-use plugpull_disk::{CutPoint, Entry, Recording, Seq};
+use plugpull_disk::{CutPoint, Entry, Recording, Seq, explore::Span};
 use plugpull_protocol::{
     Promise,
     workload::{MARK_CHECKPOINT_BEGIN, MARK_CHECKPOINT_END},
@@ -54,6 +54,23 @@ impl Timeline {
     /// What the workload said, as the ledger takes it.
     pub(super) fn records(&self) -> impl Iterator<Item = (u64, &Promise)> {
         self.promises.iter().map(|(seq, promise)| (*seq, promise))
+    }
+
+    /// The cuts at which the ledger is another than at the cut before, and the
+    /// first of each of these stretches; in order.
+    pub(super) fn ledgers(&self, spans: &[Span]) -> Vec<u64> {
+        let mut cuts = Vec::new();
+        for span in spans {
+            let (first, last) = (span.first.0.0, span.last.0.0);
+            let within = |seq: &u64| first < *seq && *seq <= last;
+            let changes = self.promises.iter().map(|(seq, _)| *seq).filter(within);
+            cuts.push(first);
+            cuts.extend(changes);
+        }
+        cuts.sort_unstable();
+        // Two cuts between the same promises have the same ledger.
+        cuts.dedup_by_key(|cut| self.promises.partition_point(|(seq, _)| *seq <= *cut));
+        cuts
     }
 
     /// How many writes a cut could have taken away.
@@ -132,14 +149,16 @@ impl Timeline {
     }
 
     fn chosen(&self, seq: u64) -> Chosen {
-        let in_checkpoint = self
-            .checkpoints()
-            .iter()
-            .any(|(begin, end)| *begin < seq && seq < *end);
         Chosen {
             cut: CutPoint(Seq(seq)),
-            in_checkpoint,
+            in_checkpoint: self.is_in_checkpoint(seq),
         }
+    }
+
+    /// Whether a checkpoint was under way.
+    pub(super) fn is_in_checkpoint(&self, seq: u64) -> bool {
+        let mut windows = self.checkpoints().into_iter();
+        windows.any(|(begin, end)| begin < seq && seq < end)
     }
 }
 
@@ -200,6 +219,19 @@ mod tests {
             ..timeline()
         };
         assert!(silent.choose(10, 1).is_empty());
+    }
+
+    #[test]
+    fn a_state_meets_every_ledger_of_its_cuts_once() {
+        let span = |first, last| Span {
+            first: CutPoint(Seq(first)),
+            last: CutPoint(Seq(last)),
+        };
+        let ledgers = |spans: &[Span]| timeline().ledgers(spans);
+        assert_eq!(ledgers(&[span(0, 19)]), [0]);
+        assert_eq!(ledgers(&[span(5, 120)]), [5, 20, 100]);
+        assert_eq!(ledgers(&[span(101, 120), span(30, 140)]), [30, 100]);
+        assert_eq!(ledgers(&[span(395, 400), span(0, 2)]), [0, 395]);
     }
 
     #[test]

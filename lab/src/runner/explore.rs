@@ -33,13 +33,12 @@ pub(super) struct Plan<'a> {
     pub(super) base: &'a View,
     pub(super) recording: &'a Recording,
     pub(super) timeline: &'a Timeline,
-    pub(super) cuts: &'a [Chosen],
     pub(super) states: u32,
 }
 
 /// What a state came to: seen once, judged for every ledger that it meets.
 #[derive(Debug, Clone)]
-enum Seen {
+pub(super) enum Seen {
     Observed(Box<Observation>),
     /// The filesystem or its server did not come up, or the guest's kernel
     /// failed: a finding about this state.
@@ -48,9 +47,14 @@ enum Seen {
 
 /// Check the states of every cut, breadth first: what is durable at every cut
 /// before anything else at any.
-pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -> Result<()> {
+pub(super) fn run(
+    stage: &mut Stage<'_>,
+    workload: &Cuttable,
+    plan: &Plan<'_>,
+    chosen: &[Chosen],
+) -> Result<()> {
     let mut cuts = Vec::new();
-    for chosen in plan.cuts {
+    for chosen in chosen {
         let cut = PowerCut::new(plan.base, plan.recording, chosen.cut)?;
         stage.count(Count::Cuts, 1);
         stage.count(Count::CheckpointCuts, u64::from(chosen.in_checkpoint));
@@ -58,11 +62,7 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -
         stage.count(Count::DroppedCompletedCuts, u64::from(dropped > 0));
         cuts.push(cut);
     }
-    let mut checker = Checker {
-        session: None,
-        seen: HashMap::new(),
-        guests: 0,
-    };
+    let mut checker = Checker::default();
     let mut budget = plan.states;
     for round in 0..crate::scenario::STATES_PER_CUT {
         for cut in &cuts {
@@ -85,14 +85,15 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -
 }
 
 /// A guest that checks states, replaced when a state was too much for it.
-struct Checker<'a> {
+#[derive(Default)]
+pub(super) struct Checker<'a> {
     session: Option<Session<'a>>,
     seen: HashMap<ContentDigest, Seen>,
     guests: u32,
 }
 
 impl<'a> Checker<'a> {
-    fn see(
+    pub(super) fn see(
         &mut self,
         stage: &mut Stage<'a>,
         workload: &Cuttable,
@@ -186,7 +187,7 @@ fn look(session: &mut Session<'_>, stage: &Stage<'_>, workload: &Cuttable) -> Re
     }
 }
 
-fn judge(
+pub(super) fn judge(
     stage: &mut Stage<'_>,
     workload: &Cuttable,
     state: &CrashState,

@@ -7,6 +7,7 @@
 mod conformance;
 mod cuts;
 mod distribution;
+mod everywhere;
 mod explore;
 mod flakey;
 mod initdb;

@@ -2,7 +2,6 @@
 //! every chosen crash state is checked against what was promised by then.
 
 use std::{
-    num::NonZeroU32,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
@@ -11,11 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use plugpull_disk::{CutTrigger, End, Recording, View};
 use plugpull_protocol::{Promise, WorkloadRequest, workload::MARK_CHECKPOINT_END};
 
-use super::{
-    Stage,
-    cuts::{Chosen, Timeline},
-    explore,
-};
+use super::{Stage, cuts::Timeline, everywhere, explore};
 use crate::{
     base::{Kind, cluster_dir},
     scenario::{Count, CutPoint as CutAt, Cuts, Cuttable, PowerCut},
@@ -64,18 +59,20 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut) ->
         "the recording is truncated and proves nothing: {:?}",
         recording.end()
     );
-    let cuts = choose(&timeline, &cut.cuts, cut.states, stage.seed);
-    explore::run(
-        stage,
-        workload,
-        &explore::Plan {
-            base: &base,
-            recording: &recording,
-            timeline: &timeline,
-            cuts: &cuts,
-            states: cut.states.get(),
-        },
-    )
+    let plan = explore::Plan {
+        base: &base,
+        recording: &recording,
+        timeline: &timeline,
+        states: cut.states.get(),
+    };
+    match &cut.cuts {
+        Cuts::Everywhere => everywhere::run(stage, workload, &plan),
+        Cuts::Seeded(count) => {
+            let cuts = timeline.choose(count.get(), stage.seed);
+            explore::run(stage, workload, &plan, &cuts)
+        }
+        Cuts::At(_) => explore::run(stage, workload, &plan, &[timeline.end()]),
+    }
 }
 
 /// Run the workload until its power is cut, and keep the recording.
@@ -187,17 +184,6 @@ fn ripen(session: &Session<'_>, workload: &Cuttable, control: bool) -> Result<()
                 progress.recycled()
             )
         })
-}
-
-fn choose(timeline: &Timeline, cuts: &Cuts, states: NonZeroU32, seed: u64) -> Vec<Chosen> {
-    match cuts {
-        Cuts::Seeded(count) => timeline.choose(count.get(), seed),
-        Cuts::At(_) => vec![timeline.end()],
-        // As many cuts as the budget of states allows, three states each.
-        Cuts::Everywhere => {
-            timeline.choose(states.get().div_ceil(crate::scenario::STATES_PER_CUT), seed)
-        }
-    }
 }
 
 pub(super) fn count_timeline(stage: &mut Stage<'_>, timeline: &Timeline) {

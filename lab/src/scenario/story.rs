@@ -397,8 +397,15 @@ impl PowerCut {
                     wanted.push((Count::DroppedCompletedCuts, (cuts * 4 / 5).max(1)));
                 }
             }
-            Cuts::At(_) | Cuts::Everywhere => {
-                wanted.extend([(Count::Cuts, 1), (Count::CrashStates, 1)]);
+            Cuts::At(_) => wanted.extend([(Count::Cuts, 1), (Count::CrashStates, 1)]),
+            Cuts::Everywhere => {
+                wanted.extend([
+                    (Count::Cuts, 1),
+                    (Count::CrashStates, STATES_PER_CUT.into()),
+                ]);
+                if lossy {
+                    wanted.push((Count::DroppedCompletedCuts, 1));
+                }
             }
         }
     }

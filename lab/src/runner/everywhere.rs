@@ -1,0 +1,93 @@
+//! Cuts everywhere in one recorded run: the states that a power cut at any
+//! moment could have left, as many as the budget allows, each looked at once
+//! and judged under every promise that it can meet.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use plugpull_disk::{
+    CrashState, PowerCut, Seed,
+    explore::{self, Budget, Coverage, Span},
+};
+
+use super::{
+    Stage,
+    cuts::Timeline,
+    explore::{Checker, Plan, Seen, judge},
+};
+use crate::{
+    oracle::Ledger,
+    scenario::{Count, Cuttable},
+};
+
+/// What is left of it as an artefact.
+const COVERAGE: &str = "coverage.json";
+
+pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -> Result<()> {
+    let budget = Budget {
+        states: plan.states as usize,
+        seed: Seed(stage.seed),
+    };
+    let planned = explore::plan(plan.recording, plan.base, budget)?;
+    note_coverage(stage, &planned.coverage)?;
+    let mut checker = Checker::default();
+    for planned in &planned.states {
+        if stage.control_is_caught() {
+            return Ok(());
+        }
+        let cut = PowerCut::new(plan.base, plan.recording, planned.cut())?;
+        let state = cut.crash_state(&planned.keep)?;
+        let lossy = !state.dropped_completed.is_empty();
+        stage.count(Count::DroppedCompletedCuts, u64::from(lossy));
+        let seen = checker.see(stage, workload, &state)?;
+        judge_all(
+            stage,
+            workload,
+            &state,
+            &seen,
+            (plan.timeline, &planned.spans),
+        )?;
+    }
+    Ok(())
+}
+
+/// Judge a state under every ledger of the cuts that can leave it, until one
+/// shows that it is wrong.
+fn judge_all(
+    stage: &mut Stage<'_>,
+    workload: &Cuttable,
+    state: &CrashState,
+    seen: &Seen,
+    (timeline, spans): (&Timeline, &[Span]),
+) -> Result<()> {
+    for cut in timeline.ledgers(spans) {
+        let ledger = Ledger::at(timeline.records(), cut)?;
+        stage.count(Count::Cuts, 1);
+        let in_checkpoint = timeline.is_in_checkpoint(cut);
+        stage.count(Count::CheckpointCuts, u64::from(in_checkpoint));
+        let before = stage.outcome.failures.len();
+        judge(stage, workload, state, seen, &ledger)?;
+        if stage.outcome.failures.len() > before {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What was planned out of what, for the report and as an artefact.
+fn note_coverage(stage: &mut Stage<'_>, coverage: &Coverage) -> Result<()> {
+    let path = stage.dir.join(COVERAGE);
+    fs::write(&path, serde_json::to_vec_pretty(coverage)?)
+        .with_context(|| format!("write {}", path.display()))?;
+    let counts = &mut stage.outcome.counts;
+    counts.add_named("situations", coverage.situations);
+    for of in &coverage.classes {
+        let class = serde_json::to_string(&of.class)?;
+        let class = class.trim_matches('"');
+        counts.add_named(&format!("planned_{class}"), of.planned);
+        counts.add_named(&format!("possible_{class}"), of.candidates);
+    }
+    let skipped = coverage.skipped_mandatory();
+    counts.add_named("skipped_mandatory", skipped);
+    Ok(())
+}
