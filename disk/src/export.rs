@@ -68,13 +68,14 @@ fn write_data(file: &File, at: u64, piece: &[u8]) -> Result<()> {
 }
 
 /// A file under a temporary name, removed unless it is published.
-struct Draft {
+pub(crate) struct Draft {
     path: PathBuf,
     file: File,
 }
 
 impl Draft {
-    fn beside(path: &Path) -> Result<Draft> {
+    /// A new file for what is to stand at `path`.
+    pub(crate) fn beside(path: &Path) -> Result<Draft> {
         let name = path
             .file_name()
             .with_context(|| format!("{} names no file", path.display()))?;
@@ -93,7 +94,13 @@ impl Draft {
         anyhow::bail!("no free temporary name beside {}", path.display())
     }
 
-    fn publish(mut self, path: &Path) -> Result<()> {
+    /// The file to write to.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Syncs it and gives it its name.
+    pub(crate) fn publish(mut self, path: &Path) -> Result<()> {
         self.file
             .sync_all()
             .with_context(|| format!("sync {}", self.path.display()))?;

@@ -31,6 +31,7 @@ mod cuts;
 mod device;
 pub mod explore;
 mod export;
+pub mod interop;
 pub mod log;
 pub mod model;
 pub mod nbd;

@@ -9,7 +9,9 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use plugpull_disk::{
     AtomicUnit, ByteCount, CutPoint, CutTrigger, Disk, DiskConfig, End, Entry, Honesty, Keep,
-    Recording, Seed, Seq, View, crash_state,
+    PowerCut, Recording, Seed, Seq, View, crash_state,
+    explore::{self, Budget},
+    interop,
 };
 
 /// A virtual disk that records, and loses power on command.
@@ -33,6 +35,57 @@ enum Command {
     },
     /// Write what a power cut left as a sparse raw image.
     Crash(Crash),
+    /// Say which states an exploration of a recording would look at.
+    Plan(Plan),
+    /// Make a recording from a log of dm-log-writes or of QEMU's blklogwrites.
+    ///
+    /// Neither says when a request was submitted, so nothing is in flight at any cut; and in
+    /// a log of blklogwrites a write that was answered during a flush seems to be durable with it.
+    Import(Import),
+    /// Write a recording as a log of dm-log-writes.
+    Export {
+        /// The recording.
+        #[arg(long)]
+        log: PathBuf,
+        /// Log to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Plan {
+    #[command(flatten)]
+    content: Content,
+    /// The recording.
+    #[arg(long)]
+    log: PathBuf,
+    /// How many different contents.
+    #[arg(long, default_value_t = 1000)]
+    states: usize,
+    /// Where random choices begin.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// List every state: its kind, the cuts that can leave it, and how many pending writes it
+    /// keeps and loses.
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Args)]
+struct Import {
+    /// The log: a block device or an image of one.
+    log: PathBuf,
+    /// Size in bytes of the disk that was logged.
+    #[arg(long, value_name = "BYTES")]
+    size: u64,
+    /// Go on where the log says that it ends, as far as there are entries: for one whose
+    /// machine was killed. What its device held before it must have been zeros.
+    #[arg(long)]
+    scan: bool,
+    /// Recording to write.
+    #[arg(long)]
+    out: PathBuf,
 }
 
 #[derive(Args)]
@@ -121,7 +174,74 @@ fn main() -> Result<()> {
         Command::Serve(arguments) => serve(&arguments),
         Command::Log { log } => list(&Recording::open(&log)?),
         Command::Crash(arguments) => write_crash_state(&arguments),
+        Command::Plan(arguments) => show_plan(&arguments),
+        Command::Import(arguments) => import(&arguments),
+        Command::Export { log, out } => {
+            let entries = interop::export(&Recording::open(&log)?, &out)?;
+            writeln!(io::stdout(), "{entries} entries")?;
+            Ok(())
+        }
     }
+}
+
+fn import(arguments: &Import) -> Result<()> {
+    let count = match arguments.scan {
+        true => interop::Count::Scanned,
+        false => interop::Count::AsWritten,
+    };
+    let size = ByteCount(arguments.size);
+    let recording = interop::import(&arguments.log, size, count, &arguments.out)?;
+    let events = recording.entries().len();
+    writeln!(io::stdout(), "{events} events are recorded")?;
+    Ok(())
+}
+
+fn show_plan(arguments: &Plan) -> Result<()> {
+    let recording = Recording::open(&arguments.log)?;
+    let base = arguments.content.view()?;
+    let budget = Budget {
+        states: arguments.states,
+        seed: Seed(arguments.seed),
+    };
+    let plan = explore::plan(&recording, &base, budget)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    if arguments.list {
+        for state in &plan.states {
+            let cut = PowerCut::new(&base, &recording, state.cut())?;
+            let made = cut.crash_state(&state.keep)?;
+            let (kept, lost) = (made.kept.len(), made.dropped.len());
+            write!(
+                out,
+                "{} {}: {kept} kept, {lost} lost, at ",
+                made.id, state.class
+            )?;
+            let spans = state.spans.iter();
+            let spans: Vec<String> = spans
+                .map(|span| format!("{}-{}", span.first, span.last))
+                .collect();
+            writeln!(out, "{}", spans.join(", "))?;
+        }
+    }
+    writeln!(
+        out,
+        "{} stretches of cuts with the same durable writes",
+        plan.coverage.situations
+    )?;
+    writeln!(
+        out,
+        "{:<14}{:>14}{:>12}{:>12}",
+        "kind", "possible", "examined", "planned"
+    )?;
+    for of in &plan.coverage.classes {
+        let name = of.class.to_string();
+        writeln!(
+            out,
+            "{name:<14}{:>14}{:>12}{:>12}",
+            of.candidates, of.examined, of.planned
+        )?;
+    }
+    out.flush()?;
+    Ok(())
 }
 
 fn serve(arguments: &Serve) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The kinds of crash states, and of each situation its candidates by number, so that a few can
 //! be drawn from very many.
 
+use std::fmt;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -52,9 +53,31 @@ impl Class {
         Class::Random,
     ];
 
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Class::None => "none",
+            Class::All => "all",
+            Class::OneOnly => "one-only",
+            Class::AllButOne => "all-but-one",
+            Class::Earlier => "earlier",
+            Class::Pair => "pair",
+            Class::Torn => "torn",
+            Class::Late => "late",
+            Class::Combination => "combination",
+            Class::Random => "random",
+        }
+    }
+
     /// Whether every exploration looks at them first.
     pub fn is_mandatory(self) -> bool {
         matches!(self, Class::None | Class::All)
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -82,8 +82,7 @@ fn note_coverage(stage: &mut Stage<'_>, coverage: &Coverage) -> Result<()> {
     let counts = &mut stage.outcome.counts;
     counts.add_named("situations", coverage.situations);
     for of in &coverage.classes {
-        let class = serde_json::to_string(&of.class)?;
-        let class = class.trim_matches('"');
+        let class = of.class.name();
         counts.add_named(&format!("planned_{class}"), of.planned);
         counts.add_named(&format!("possible_{class}"), of.candidates);
     }
