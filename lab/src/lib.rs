@@ -3,6 +3,7 @@
 pub mod artifacts;
 pub mod base;
 pub mod bench;
+mod minimise;
 pub mod mounts;
 pub mod oracle;
 pub mod prepare;

@@ -2,7 +2,7 @@
 //! moment could have left, as many as the budget allows, each looked at once
 //! and judged under every promise that it can meet.
 
-use std::fs;
+use std::{collections::BTreeSet, fs, time::Instant};
 
 use anyhow::{Context, Result};
 use plugpull_disk::{
@@ -11,13 +11,14 @@ use plugpull_disk::{
 };
 
 use super::{
-    Stage,
+    Failure, Stage,
     cuts::Timeline,
     explore::{Checker, Plan, Seen, judge},
+    smallest::{self, Found},
 };
 use crate::{
     oracle::Ledger,
-    scenario::{Count, Cuttable},
+    scenario::{Count, Cuttable, OracleName},
 };
 
 /// What is left of it as an artefact.
@@ -31,6 +32,8 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -
     let planned = explore::plan(plan.recording, plan.base, budget)?;
     note_coverage(stage, &planned.coverage)?;
     let mut checker = Checker::default();
+    // One story for each oracle: the next failure is most often the same again.
+    let mut told = BTreeSet::new();
     for planned in &planned.states {
         if stage.control_is_caught() {
             return Ok(());
@@ -40,26 +43,46 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -
         let lossy = !state.dropped_completed.is_empty();
         stage.count(Count::DroppedCompletedCuts, u64::from(lossy));
         let seen = checker.see(stage, workload, &state)?;
-        judge_all(
+        let Some((cut_of_ledger, oracle)) = judge_all(
             stage,
             workload,
             &state,
             &seen,
             (plan.timeline, &planned.spans),
-        )?;
+        )?
+        else {
+            continue;
+        };
+        if told.insert(oracle) {
+            let ledger = Ledger::at(plan.timeline.records(), cut_of_ledger)?;
+            let found = Found {
+                cut: &cut,
+                keep: &planned.keep,
+                ledger: &ledger,
+                oracle,
+            };
+            let start = Instant::now();
+            let story = smallest::story(stage, workload, plan, &mut checker, &found)?;
+            stage.spent("minimise", start);
+            stage.outcome.failures.push(Failure {
+                oracle,
+                detail: story,
+                state: Some(state.id.clone()),
+            });
+        }
     }
     Ok(())
 }
 
 /// Judge a state under every ledger of the cuts that can leave it, until one
-/// shows that it is wrong.
+/// shows that it is wrong: that cut, and the oracle that said so first.
 fn judge_all(
     stage: &mut Stage<'_>,
     workload: &Cuttable,
     state: &CrashState,
     seen: &Seen,
     (timeline, spans): (&Timeline, &[Span]),
-) -> Result<()> {
+) -> Result<Option<(u64, OracleName)>> {
     for cut in timeline.ledgers(spans) {
         let ledger = Ledger::at(timeline.records(), cut)?;
         stage.count(Count::Cuts, 1);
@@ -67,11 +90,11 @@ fn judge_all(
         stage.count(Count::CheckpointCuts, u64::from(in_checkpoint));
         let before = stage.outcome.failures.len();
         judge(stage, workload, state, seen, &ledger)?;
-        if stage.outcome.failures.len() > before {
-            break;
+        if let Some(failure) = stage.outcome.failures.get(before) {
+            return Ok(Some((cut, failure.oracle)));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// What was planned out of what, for the report and as an artefact.

@@ -13,6 +13,7 @@ mod flakey;
 mod initdb;
 mod load;
 mod power_cut;
+mod smallest;
 mod writers;
 
 use std::{
@@ -36,7 +37,7 @@ use crate::{
 pub use power_cut::Progress;
 
 /// What came of a story.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Outcome {
     /// Proof of effect.
     pub counts: Counts,
