@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 use sha2::{Digest as _, Sha256};
 
 use crate::log::{Operation, Recording, Submit};
-use crate::model::CutState;
+use crate::model::{CutState, Tracker};
 use crate::survivors::{Part, Piece, Survivors, sectors_in};
 use crate::table::SourceId;
 use crate::units::{CutPoint, Epoch, Honesty, RequestId, SECTOR_BYTES, Sector, Seed};
@@ -86,19 +86,66 @@ pub struct PowerCut<'a> {
     rest: Vec<RequestId>,
 }
 
-impl<'a> PowerCut<'a> {
-    /// Cuts the power at `cut`. `base` is what the disk held when the recording began.
+/// Cuts the power at one moment of a recording after the other, and makes of what they have in
+/// common no more than is new. Cuts in rising order cost least.
+pub struct Cutter<'a> {
+    base: View,
+    recording: &'a Recording,
+    source: SourceId,
+    tracker: Tracker,
+    /// How many events the tracker has seen.
+    events: usize,
+    /// The base with the first so many durable writes. They were submitted before everything that
+    /// is pending, so none can become durable below them any more.
+    common: View,
+    applied: usize,
+}
+
+impl<'a> Cutter<'a> {
+    /// `base` is what the disk held when the recording began.
     ///
     /// # Errors
-    /// The base has another size, or the cut lies beyond the recording's end.
-    pub fn new(base: &View, recording: &'a Recording, cut: CutPoint) -> Result<PowerCut<'a>> {
+    /// The base has another size.
+    pub fn new(base: &View, recording: &'a Recording) -> Result<Cutter<'a>> {
         ensure!(
             base.size() == recording.size(),
             "the base has {} bytes and the recorded disk {}",
             base.size(),
             recording.size()
         );
-        let state = recording.at(cut)?;
+        let mut base = base.clone();
+        let source = base.add_source(recording.file().clone())?;
+        Ok(Cutter {
+            common: base.clone(),
+            base,
+            recording,
+            source,
+            tracker: Tracker::new(recording.honesty(), recording.seed()),
+            events: 0,
+            applied: 0,
+        })
+    }
+
+    /// Cuts the power here.
+    ///
+    /// # Errors
+    /// The cut lies beyond the recording's end.
+    pub fn at(&mut self, cut: CutPoint) -> Result<PowerCut<'a>> {
+        self.recording.check_cut(cut)?;
+        let entries = self.recording.entries();
+        let seen = entries[..self.events].last();
+        if seen.is_some_and(|seen| seen.seq() > cut.0) {
+            self.tracker = Tracker::new(self.recording.honesty(), self.recording.seed());
+            self.events = 0;
+            self.common = self.base.clone();
+            self.applied = 0;
+        }
+        let new = entries[self.events..].iter();
+        for entry in new.take_while(|entry| entry.seq() <= cut.0) {
+            self.tracker.observe(entry);
+            self.events += 1;
+        }
+        let state = self.tracker.state(cut);
         let first_pending = [&state.completed, &state.in_flight]
             .into_iter()
             .filter_map(|ids| ids.first())
@@ -106,18 +153,27 @@ impl<'a> PowerCut<'a> {
         let split = first_pending.map_or(state.durable.len(), |first| {
             state.durable.partition_point(|id| id < first)
         });
-        let mut common = base.clone();
-        let source = common.add_source(recording.file().clone())?;
-        for id in &state.durable[..split] {
-            apply(&mut common, recording, *id, source);
+        for id in &state.durable[self.applied..split] {
+            apply(&mut self.common, self.recording, *id, self.source);
         }
+        self.applied = split;
         Ok(PowerCut {
-            recording,
+            recording: self.recording,
             rest: state.durable[split..].to_vec(),
             state,
-            source,
-            common,
+            source: self.source,
+            common: self.common.clone(),
         })
+    }
+}
+
+impl<'a> PowerCut<'a> {
+    /// Cuts the power at `cut`; for many cuts of one recording use [`Cutter`].
+    ///
+    /// # Errors
+    /// As [`Cutter::new`] and [`Cutter::at`].
+    pub fn new(base: &View, recording: &'a Recording, cut: CutPoint) -> Result<PowerCut<'a>> {
+        Cutter::new(base, recording)?.at(cut)
     }
 
     /// What the cut may do to whom.

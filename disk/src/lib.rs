@@ -42,7 +42,7 @@ mod testing;
 mod units;
 mod view;
 
-pub use crash::{CrashState, Keep, PowerCut, crash_state};
+pub use crash::{CrashState, Cutter, Keep, PowerCut, crash_state};
 pub use cuts::{CutCandidate, CutReason, choose_cuts};
 pub use device::{Counts, CutTrigger, Disk, DiskConfig, DiskError};
 pub use log::{Complete, End, Entry, Mark, Operation, Recording, Submit};

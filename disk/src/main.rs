@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use plugpull_disk::{
-    AtomicUnit, ByteCount, CutPoint, CutTrigger, Disk, DiskConfig, End, Entry, Honesty, Keep,
-    PowerCut, Recording, Seed, Seq, View, crash_state,
+    AtomicUnit, ByteCount, CutPoint, CutTrigger, Cutter, Disk, DiskConfig, End, Entry, Honesty,
+    Keep, Recording, Seed, Seq, View, crash_state,
     explore::{self, Budget},
     interop,
 };
@@ -206,9 +206,9 @@ fn show_plan(arguments: &Plan) -> Result<()> {
     let plan = explore::plan(&recording, &base, budget)?;
     let mut out = BufWriter::new(io::stdout().lock());
     if arguments.list {
+        let mut cutter = Cutter::new(&base, &recording)?;
         for state in &plan.states {
-            let cut = PowerCut::new(&base, &recording, state.cut())?;
-            let made = cut.crash_state(&state.keep)?;
+            let made = cutter.at(state.cut())?.crash_state(&state.keep)?;
             let (kept, lost) = (made.kept.len(), made.dropped.len());
             write!(
                 out,

@@ -85,12 +85,7 @@ impl Recording {
     /// # Errors
     /// The moment lies beyond the last event that is whole.
     pub fn at(&self, cut: CutPoint) -> Result<CutState> {
-        ensure!(
-            cut.0 <= self.last_seq(),
-            "the recording {} ends at event {}, before the cut at {cut}",
-            self.path().display(),
-            self.last_seq()
-        );
+        self.check_cut(cut)?;
         let mut tracker = Tracker::new(self.honesty(), self.seed());
         for entry in self
             .entries()
@@ -100,6 +95,16 @@ impl Recording {
             tracker.observe(entry);
         }
         Ok(tracker.state(cut))
+    }
+
+    pub(crate) fn check_cut(&self, cut: CutPoint) -> Result<()> {
+        ensure!(
+            cut.0 <= self.last_seq(),
+            "the recording {} ends at event {}, before the cut at {cut}",
+            self.path().display(),
+            self.last_seq()
+        );
+        Ok(())
     }
 }
 

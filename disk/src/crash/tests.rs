@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use crate::crash::{CrashState, Keep, PowerCut};
+use crate::crash::{CrashState, Cutter, Keep, PowerCut};
 use crate::log::{Operation, Recording};
 use crate::survivors::Survivors;
 use crate::testing::{DISK_SECTORS, history, honesty, record};
@@ -100,6 +100,32 @@ proptest! {
         for (one, one_digest) in seen.iter().step_by(3) {
             for (other, other_digest) in seen.iter().rev().step_by(5) {
                 prop_assert_eq!(one == other, one_digest == other_digest);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn one_cutter_cuts_anywhere(
+        honesty in honesty(),
+        history in history(),
+        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 1..12),
+    ) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let base = View::zeros(ByteCount(DISK_SECTORS * SECTOR_BYTES)).expect("a base");
+        let recording = record(&dir.path().join("log"), honesty, &history);
+        let mut cutter = Cutter::new(&base, &recording).expect("a cutter");
+        for cut in cuts {
+            let cut = CutPoint(Seq(cut.index(recording.last_seq().0 as usize + 1) as u64));
+            let one = cutter.at(cut).expect("a cut");
+            let fresh = PowerCut::new(&base, &recording, cut).expect("a cut");
+            prop_assert_eq!(one.state(), fresh.state());
+            for keep in choices(&fresh) {
+                let [one, fresh] = [&one, &fresh].map(|cut| cut.crash_state(&keep).expect("a state"));
+                prop_assert_eq!(content(&one.view), content(&fresh.view));
             }
         }
     }

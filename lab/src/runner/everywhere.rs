@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, time::Instant};
 
 use anyhow::{Context, Result};
 use plugpull_disk::{
-    CrashState, PowerCut, Seed,
+    CrashState, Cutter, Seed,
     explore::{self, Budget, Coverage, Span},
 };
 
@@ -32,13 +32,14 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -
     let planned = explore::plan(plan.recording, plan.base, budget)?;
     note_coverage(stage, &planned.coverage)?;
     let mut checker = Checker::default();
+    let mut cutter = Cutter::new(plan.base, plan.recording)?;
     // One story for each oracle: the next failure is most often the same again.
     let mut told = BTreeSet::new();
     for planned in &planned.states {
         if stage.control_is_caught() {
             return Ok(());
         }
-        let cut = PowerCut::new(plan.base, plan.recording, planned.cut())?;
+        let cut = cutter.at(planned.cut())?;
         let state = cut.crash_state(&planned.keep)?;
         let lossy = !state.dropped_completed.is_empty();
         stage.count(Count::DroppedCompletedCuts, u64::from(lossy));
