@@ -18,6 +18,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -43,6 +44,7 @@ pub(crate) struct Spec {
     argv: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     user: Option<(u32, u32)>,
+    dir: Option<PathBuf>,
     stderr_lines: Option<LineSink>,
 }
 
@@ -53,6 +55,7 @@ impl Spec {
             argv: argv.into_iter().map(|a| a.as_ref().to_owned()).collect(),
             env: Vec::new(),
             user: None,
+            dir: None,
             stderr_lines: None,
         }
     }
@@ -80,6 +83,14 @@ impl Spec {
         self
     }
 
+    /// Run there; a program that is named by a relative path is looked for
+    /// there too (`execve(2)` comes after `chdir(2)`).
+    #[must_use]
+    pub(crate) fn dir(mut self, dir: PathBuf) -> Self {
+        self.dir = Some(dir);
+        self
+    }
+
     /// Show each line of standard error to a sink, on a thread of its own.
     #[must_use]
     pub(crate) fn stderr_lines(mut self, sink: LineSink) -> Self {
@@ -103,6 +114,9 @@ impl Spec {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
+        if let Some(dir) = self.dir {
+            command.current_dir(dir);
+        }
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }
@@ -181,15 +195,12 @@ impl Process {
     /// end of its output is named.
     pub(crate) fn wait(&mut self, timeout: Duration) -> anyhow::Result<Exited> {
         if !self.exits_before(Instant::now() + timeout)? {
-            self.kill();
-            self.stdout.wait_end(Instant::now() + DRAIN);
-            self.stderr.wait_end(Instant::now() + DRAIN);
+            let said = self.kill_and_hear();
             anyhow::bail!(
-                "{} did not end within {} ms and was killed; its last output: {}{}",
+                "{} did not end within {} ms and was killed; its last output: {}",
                 self.line,
                 timeout.as_millis(),
-                self.stdout.text(),
-                self.stderr.text()
+                said
             );
         }
         let code = self.reap()?;
@@ -203,6 +214,14 @@ impl Process {
             stderr: self.stderr.text(),
             elapsed_ms,
         })
+    }
+
+    /// Kill it, and say the last that it wrote, standard output first.
+    pub(crate) fn kill_and_hear(&mut self) -> String {
+        self.kill();
+        self.stdout.wait_end(Instant::now() + DRAIN);
+        self.stderr.wait_end(Instant::now() + DRAIN);
+        format!("{}{}", self.stdout.text(), self.stderr.text())
     }
 
     /// Kill it with its group and reap it.

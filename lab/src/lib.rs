@@ -7,6 +7,7 @@ mod minimise;
 pub mod mounts;
 pub mod oracle;
 pub mod prepare;
+pub mod programs;
 pub mod progress;
 pub mod report;
 pub mod rundir;

@@ -22,7 +22,7 @@ use plugpull_vm::{
 use crate::{
     artifacts::{self, Artifacts},
     base::{Base, Kind, PLAIN_CLUSTER, Wanted},
-    mounts,
+    mounts, programs,
     progress::{Activity, Event, Outcome, Progress},
     scenario::{Case, Cuttable, ImageName, LedgerLoad, Profile, Story},
     testbed::{ImageSetup, Setup, Testbed},
@@ -57,6 +57,7 @@ pub type Laps = BTreeMap<String, f64>;
 /// guest boots.
 pub fn prepare(home: &Home, order: &Order<'_>, progress: &dyn Progress) -> Result<(Testbed, Laps)> {
     let mut clock = Clock::new();
+    let brought = programs::payload_files(order.cases)?;
     ensure_host(&host::TO_BUILD_IMAGES, progress)?;
     clock.lap("host packages");
     let qemu = qemu(home, progress)?;
@@ -72,7 +73,7 @@ pub fn prepare(home: &Home, order: &Order<'_>, progress: &dyn Progress) -> Resul
         images.insert(name.clone(), boot(home, &image, &artifacts)?);
     }
     clock.lap("images");
-    let payload = payload_disk(home, &artifacts)?;
+    let payload = payload_disk(home, &artifacts, brought)?;
     let first = images
         .values()
         .next()
@@ -314,21 +315,20 @@ fn boot(home: &Home, image: &Image, artifacts: &Artifacts) -> Result<ImageSetup>
     })
 }
 
-fn payload_disk(home: &Home, artifacts: &Artifacts) -> Result<PathBuf> {
+fn payload_disk(home: &Home, artifacts: &Artifacts, brought: Vec<PayloadFile>) -> Result<PathBuf> {
     let file = |binary: &artifacts::Binary, name: &str| PayloadFile {
         host: binary.path.clone(),
         guest: PathBuf::from(name),
         mode: 0o755,
     };
-    payload::build(
-        home,
-        &[
-            file(&artifacts.fs, "plugpull-fs"),
-            file(&artifacts.fs_mutants, "plugpull-fs-mutants"),
-            file(&artifacts.conformance, "plugpull-conformance"),
-            file(&artifacts.fsx, "fsx"),
-        ],
-    )
+    let mut files = vec![
+        file(&artifacts.fs, "plugpull-fs"),
+        file(&artifacts.fs_mutants, "plugpull-fs-mutants"),
+        file(&artifacts.conformance, "plugpull-conformance"),
+        file(&artifacts.fsx, "fsx"),
+    ];
+    files.extend(brought);
+    payload::build(home, &files)
 }
 
 fn templates(bed: &Testbed, cases: &[Case], progress: &dyn Progress) -> Result<()> {

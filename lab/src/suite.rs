@@ -14,7 +14,7 @@ use crate::{
     report::{Evidence, Failure, Planned, ScenarioResult, Verdict},
     rundir::RunDir,
     runner::{self, Outcome},
-    scenario::{self, BadFile, Case, CutPoint, Cuts, Cuttable, Loaded, Profile, Server, Story},
+    scenario::{self, BadFile, Case, CutPoint, Cuts, Loaded, Profile, Server, Story},
     testbed::{Setup, Testbed, announced},
 };
 
@@ -78,9 +78,7 @@ pub fn load(home: &Home, file: Option<&std::path::Path>) -> Result<Vec<Loaded>> 
 /// What a case asks for and the runner cannot do yet; the format is ahead of
 /// it, and a case that would quietly do less is refused.
 pub fn refusal(case: &Case) -> Option<String> {
-    let program = "a program of your own";
     let what = match (&case.story, &case.mount.server) {
-        (Story::Program(_) | Story::PowerCut(Cuttable::Program(_), _), _) => program,
         (Story::PowerCut(_, cut), _) if matches!(cut.cuts, Cuts::At(CutPoint::TimeMs(_))) => {
             "a cut at a time (a request, a flush and a mark work)"
         }
@@ -170,7 +168,7 @@ pub fn run(test: &Test) -> Result<Ran> {
     Ok(Ran {
         result,
         artefacts: dir.path().to_owned(),
-        seed: setup.seed,
+        setup,
     })
 }
 
@@ -181,19 +179,25 @@ pub struct Ran {
     pub result: ScenarioResult,
     /// Where its artefacts are.
     pub artefacts: std::path::PathBuf,
-    /// The run's seed.
-    pub seed: u64,
+    /// What the run was set up with.
+    setup: Setup,
 }
 
 impl Ran {
     /// The command that runs this case again with the same choices.
     pub fn rerun(&self) -> String {
-        rerun(&self.result.name, self.seed)
+        rerun(&self.result.name, &self.setup)
     }
 }
 
-fn rerun(name: &str, seed: u64) -> String {
-    format!("cargo xtask test-vm '{name}' --seed {seed} --keep")
+fn rerun(name: &str, setup: &Setup) -> String {
+    let file = setup.scenario_file.as_ref();
+    let scenario = file.map(|file| format!(" --scenario '{}'", file.display()));
+    format!(
+        "cargo xtask test-vm '{name}'{} --seed {} --keep",
+        scenario.unwrap_or_default(),
+        setup.seed
+    )
 }
 
 fn evidence(
@@ -216,7 +220,7 @@ fn evidence(
         .then(|| format!("no judgement was given by: {}", silent.join(", ")));
     let mut counts = outcome.counts;
     counts.add_named("kernel_warnings", outcome.warnings.len() as u64);
-    let repro = rerun(case.name.as_str(), setup.seed);
+    let repro = rerun(case.name.as_str(), setup);
     let failures = outcome.failures.into_iter().map(|failure| Failure {
         oracle: failure.oracle.to_string(),
         detail: match &failure.state {

@@ -7,7 +7,7 @@ use plugpull_lab::{
     mounts, prepare,
     progress::{self, Event},
     report::Verdict,
-    scenario::ImageName,
+    scenario::{BadFile, ImageName},
 };
 use plugpull_vm::{
     accel::Wish,
@@ -47,6 +47,7 @@ impl Exit {
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         let mistaken = |cause: &(dyn std::error::Error + 'static)| {
             cause.is::<Mistake>()
+                || cause.is::<BadFile>()
                 || cause.is::<mounts::Refused>()
                 || cause.is::<image::Problem>()
                 || cause.is::<image::UnknownImage>()

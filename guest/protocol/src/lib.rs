@@ -144,6 +144,12 @@ pub enum Promise {
         /// Its name.
         text: String,
     },
+    /// The workload said something that is no promise. It is recorded like
+    /// one, so that no ledger can be made of such a run, whatever happens next.
+    Garbled {
+        /// What was wrong with it.
+        why: String,
+    },
 }
 
 /// Something the guest is asked to do.

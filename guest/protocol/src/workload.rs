@@ -6,9 +6,11 @@
 
 pub mod plan;
 mod programs;
+pub mod user;
 
 pub use programs::{Act, Program, ProgramRun, Step};
 use serde::{Deserialize, Serialize};
+pub use user::{UserRequest, UserSeen};
 
 use crate::Exited;
 
@@ -187,6 +189,8 @@ pub enum WorkloadRequest {
         /// For each program that is started.
         timeout_ms: u64,
     },
+    /// Something about a program of the user's.
+    User(UserRequest),
 }
 
 /// What a workload or checker saw.
@@ -232,6 +236,8 @@ pub enum Observation {
     },
     /// An act of real programs came to its end.
     Program(Box<ProgramRun>),
+    /// Something about a program of the user's.
+    User(UserSeen),
 }
 
 /// A file, directory or other entry of a tree.

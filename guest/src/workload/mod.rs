@@ -9,6 +9,7 @@ mod page;
 mod postgres;
 mod programs;
 mod tree;
+mod user;
 mod writers;
 
 use std::path::{Path, PathBuf};
@@ -72,6 +73,9 @@ pub(crate) fn run(request: WorkloadRequest, env: &Env) -> anyhow::Result<Observa
         } => {
             let timeout = Duration::from_millis(timeout_ms);
             programs::run(Path::new(&dir), program, act, timeout, &env.run_dir)
+        }
+        WorkloadRequest::User(request) => {
+            user::run(request, env.promises, &env.run_dir).map(Observation::User)
         }
         of_postgres => postgres::run(of_postgres, env),
     }

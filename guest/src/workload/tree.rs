@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use plugpull_protocol::Observation;
-use plugpull_protocol::workload::{EntryKind, TreeEntry};
+use plugpull_protocol::workload::{EntryKind, TreeEntry, user};
 use sha2::{Digest, Sha256};
 
 /// Bytes of encoded entries after which a page ends; well below the channel's
@@ -87,7 +87,7 @@ fn entry(root: &Path, path: &Raw, contents: bool) -> anyhow::Result<TreeEntry> {
         (EntryKind::Other, None)
     };
     Ok(TreeEntry {
-        path: encode(&path.0),
+        path: user::encode(&path.0),
         kind,
         mode: meta.permissions().mode() & 0o7777,
         size: if kind == EntryKind::File {
@@ -122,36 +122,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Percent-encode every byte that could be mistaken in text.
-fn encode(path: &[u8]) -> String {
-    let mut out = String::with_capacity(path.len());
-    for &byte in path {
-        if byte.is_ascii_alphanumeric() || b"._-/".contains(&byte) {
-            out.push(byte.into());
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
-}
-
 fn decode(path: &str) -> anyhow::Result<Vec<u8>> {
-    let mut out = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        if byte == b'%' {
-            let digits = rest.split_at_checked(2);
-            let (digits, tail) = digits.with_context(|| format!("{path}: an escape is cut off"))?;
-            rest = tail;
-            let digits = std::str::from_utf8(digits)?;
-            let byte = u8::from_str_radix(digits, 16);
-            out.push(byte.with_context(|| format!("{path}: %{digits} is not an escape"))?);
-        } else {
-            out.push(byte);
-        }
-    }
-    Ok(out)
+    user::decode(path.as_bytes()).map_err(|why| anyhow::anyhow!("{path}: {why}"))
 }
 
 #[cfg(test)]
@@ -220,13 +192,5 @@ mod tests {
         assert_eq!(all.len(), 2500);
         assert!(pages > 1);
         assert!(all.is_sorted_by(|a, b| a.path < b.path));
-    }
-
-    #[test]
-    fn encoding_is_lossless_and_bad_escapes_are_errors() {
-        let all: Vec<u8> = (1..=255).collect();
-        assert_eq!(decode(&encode(&all)).expect("decoded"), all);
-        assert!(decode("a%4").is_err());
-        assert!(decode("a%zz").is_err());
     }
 }

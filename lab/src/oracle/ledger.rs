@@ -45,6 +45,12 @@ pub enum BadLedger {
         /// The one before.
         after: u64,
     },
+    /// The workload broke the rules of the promise socket.
+    #[error("the workload said something that is no promise: {why}")]
+    Garbled {
+        /// What was refused.
+        why: String,
+    },
     /// An acknowledgement of nothing.
     #[error("seq {seq} acknowledges {key}, which connection {conn} never began")]
     NeverBegun {
@@ -110,6 +116,7 @@ impl Ledger {
                 key.served.push((seq, value.clone()));
             }
             Promise::Mark { text } => self.marks.push((seq, text.clone())),
+            Promise::Garbled { why } => return Err(BadLedger::Garbled { why: why.clone() }),
         }
         Ok(())
     }
@@ -210,6 +217,10 @@ mod tests {
         let stray = [begin(1, "k", "a"), ack(2, "k")];
         let never = Ledger::at((1..).zip(&stray), 1).expect_err("never begun");
         assert!(matches!(never, BadLedger::NeverBegun { conn: 2, .. }));
+        let why = String::from("`nonsense` is no promise");
+        let garbled = Promise::Garbled { why: why.clone() };
+        let spoilt = Ledger::at([(1, &stray[0]), (2, &garbled)], 1);
+        assert_eq!(spoilt, Err(BadLedger::Garbled { why }));
         let order = Ledger::at([(5, &stray[0]), (4, &stray[0])], 9);
         assert_eq!(order, Err(BadLedger::Order { seq: 4, after: 5 }));
     }

@@ -9,8 +9,10 @@ pub mod conformance;
 pub mod distribution;
 pub mod files;
 pub mod ledger;
+pub mod ledger_file;
 pub mod postgres;
 pub mod transactions;
+pub mod user;
 
 pub use ledger::Ledger;
 

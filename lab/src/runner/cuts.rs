@@ -3,7 +3,7 @@
 use plugpull_disk::{CutPoint, Entry, Recording, Seq, explore::Span};
 use plugpull_protocol::{
     Promise,
-    workload::{MARK_CHECKPOINT_BEGIN, MARK_CHECKPOINT_END},
+    workload::{MARK_CHECKPOINT_BEGIN, MARK_CHECKPOINT_END, user::MARK_START},
 };
 
 /// What cut points are chosen from.
@@ -86,6 +86,15 @@ impl Timeline {
             .map(|(seq, _)| *seq)
     }
 
+    /// Where a program of the user's began. One that promises nothing is judged
+    /// by its check from there on.
+    fn start(&self) -> Option<u64> {
+        let started =
+            |promise: &Promise| matches!(promise, Promise::Mark { text } if text == MARK_START);
+        let found = self.promises.iter().find(|(_, promise)| started(promise));
+        found.map(|(seq, _)| *seq)
+    }
+
     /// From each checkpoint's request to its return; one that never returned
     /// lasts to the end.
     fn checkpoints(&self) -> Vec<(u64, u64)> {
@@ -107,10 +116,11 @@ impl Timeline {
         windows
     }
 
-    /// Choose cuts after the first acknowledgement, about half of them inside
+    /// Choose cuts after the first acknowledgement (after the start of a
+    /// program that gives none), about half of them inside
     /// checkpoints, the last one where the plug was really pulled.
     pub(super) fn choose(&self, count: u32, seed: u64) -> Vec<Chosen> {
-        let Some(first) = self.first_ack() else {
+        let Some(first) = self.first_ack().or(self.start()) else {
             return Vec::new();
         };
         let windows = self.checkpoints();
@@ -213,12 +223,19 @@ mod tests {
     }
 
     #[test]
-    fn without_an_acknowledgement_there_is_nothing_to_cut() {
+    fn without_an_acknowledgement_only_a_program_is_cut() {
         let silent = Timeline {
             promises: Vec::new(),
             ..timeline()
         };
         assert!(silent.choose(10, 1).is_empty());
+        let program = Timeline {
+            promises: vec![(20, mark(MARK_START))],
+            ..timeline()
+        };
+        let chosen = program.choose(10, 1);
+        assert_eq!(chosen.len(), 10);
+        assert!(chosen.iter().all(|c| c.cut.0.0 > 20), "{chosen:?}");
     }
 
     #[test]

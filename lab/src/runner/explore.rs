@@ -16,6 +16,7 @@ use super::{
     Stage,
     cuts::{Chosen, Timeline},
     power_cut::{PAGE_WRITES, PAGES},
+    user::{self, Question},
 };
 use crate::{
     base::cluster_dir,
@@ -76,7 +77,8 @@ pub(super) fn run(
                 _ => Keep::Subset(Seed(stage.seed).derive(cut.state().cut.0.0)),
             };
             let state = cut.crash_state(&keep)?;
-            let seen = checker.see(stage, workload, &state)?;
+            let question = Question::of(workload, plan.timeline, state.cut.0.0);
+            let seen = checker.see(stage, workload, &state, &question)?;
             let ledger = Ledger::at(plan.timeline.records(), state.cut.0.0)?;
             judge(stage, workload, &state, &seen, &ledger)?;
         }
@@ -88,7 +90,8 @@ pub(super) fn run(
 #[derive(Default)]
 pub(super) struct Checker<'a> {
     session: Option<Session<'a>>,
-    seen: HashMap<ContentDigest, Seen>,
+    /// By content, and by what is asked of it: a check reads the ledger too.
+    seen: HashMap<(ContentDigest, Question), Seen>,
     guests: u32,
 }
 
@@ -98,17 +101,18 @@ impl<'a> Checker<'a> {
         stage: &mut Stage<'a>,
         workload: &Cuttable,
         state: &CrashState,
+        question: &Question,
     ) -> Result<Seen> {
         stage.count(Count::CrashStates, 1);
-        let digest = state.view.digest()?;
-        if let Some(seen) = self.seen.get(&digest) {
+        let asked = (state.view.digest()?, question.clone());
+        if let Some(seen) = self.seen.get(&asked) {
             return Ok(seen.clone());
         }
         stage.count(Count::UniqueStates, 1);
         let start = Instant::now();
-        let seen = self.check(stage, workload, state)?;
+        let seen = self.check(stage, workload, state, question)?;
         stage.spent("check", start);
-        self.seen.insert(digest, seen.clone());
+        self.seen.insert(asked, seen.clone());
         Ok(seen)
     }
 
@@ -117,6 +121,7 @@ impl<'a> Checker<'a> {
         stage: &mut Stage<'a>,
         workload: &Cuttable,
         state: &CrashState,
+        question: &Question,
     ) -> Result<Seen> {
         let log = stage.dir.join(format!("check-{}.disklog", state.id));
         let mut session = match self.session.take() {
@@ -129,7 +134,7 @@ impl<'a> Checker<'a> {
                 stage.session(&format!("check-{}", self.guests), state.view.clone(), false)?
             }
         };
-        let looked = look(&mut session, stage, workload);
+        let looked = look(&mut session, stage, workload, question);
         let seen = match looked {
             Ok(observation) => Seen::Observed(Box::new(observation)),
             Err(error) => match error.downcast_ref::<Trouble>() {
@@ -158,7 +163,12 @@ impl<'a> Checker<'a> {
     }
 }
 
-fn look(session: &mut Session<'_>, stage: &Stage<'_>, workload: &Cuttable) -> Result<Observation> {
+fn look(
+    session: &mut Session<'_>,
+    stage: &Stage<'_>,
+    workload: &Cuttable,
+    question: &Question,
+) -> Result<Observation> {
     session.mount_lower(&stage.case.lower)?;
     let at = session.mount(&stage.case.mount)?;
     match workload {
@@ -181,9 +191,7 @@ fn look(session: &mut Session<'_>, stage: &Stage<'_>, workload: &Cuttable) -> Re
             };
             session.workload(request, PAGE_TIMEOUT)
         }
-        Cuttable::Program(_) => {
-            bail!("cutting the power of a program of your own is not built yet")
-        }
+        Cuttable::Program(program) => user::look(session, stage, program, question, at),
     }
 }
 
@@ -202,6 +210,10 @@ pub(super) fn judge(
                 oracle: OracleName::Recovery,
                 detail: why.clone(),
             }];
+            if let Cuttable::Program(program) = workload {
+                user::unusable(stage, program, findings, ledger, id);
+                return Ok(());
+            }
             // What cannot be used has lost all that was promised.
             if let acked @ 1.. = ledger.acked() {
                 let detail = format!("{acked} acknowledged operations cannot be read at all");
@@ -229,6 +241,9 @@ pub(super) fn judge(
         }
         (Observation::Pages { pages, .. }, Cuttable::PageFsync) => {
             stage.judged(&[OracleName::Ledger], files::pages(ledger, pages), id);
+        }
+        (Observation::User(seen), Cuttable::Program(program)) => {
+            user::judge(stage, program, ledger, seen, id)?;
         }
         (other, _) => bail!("the check answered with something else: {other:?}"),
     }

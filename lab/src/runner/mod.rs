@@ -14,6 +14,7 @@ mod initdb;
 mod load;
 mod power_cut;
 mod smallest;
+mod user;
 mod writers;
 
 use std::{
@@ -22,7 +23,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use plugpull_disk::View;
 use sha2::{Digest, Sha256};
 
@@ -85,7 +86,7 @@ pub fn run(bed: &Testbed, case: &Case, dir: &Path, outcome: &mut Outcome) -> Res
         Story::NamedChecks => conformance::named_checks(&mut stage),
         Story::Distribution(program) => distribution::run(&mut stage, program),
         Story::PowerCut(workload, cut) => power_cut::run(&mut stage, workload, cut),
-        Story::Program(_) => bail!("running a program of your own is not built yet"),
+        Story::Program(program) => user::run_to_its_end(&mut stage, program),
     }
 }
 

@@ -10,9 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 use plugpull_disk::{CutTrigger, End, Recording, View};
 use plugpull_protocol::{Promise, WorkloadRequest, workload::MARK_CHECKPOINT_END};
 
-use super::{Stage, cuts::Timeline, everywhere, explore};
+use super::{Stage, cuts::Timeline, everywhere, explore, user};
 use crate::{
     base::{Kind, cluster_dir},
+    oracle::Ledger,
     scenario::{Count, CutPoint as CutAt, Cuts, Cuttable, PowerCut},
     session::Session,
 };
@@ -45,14 +46,19 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut) ->
         Cuttable::PostgresLedger(load) => Kind::Cluster {
             connections: load.connections.0.get(),
         },
-        Cuttable::PageFsync => Kind::Empty,
-        Cuttable::Program(_) => {
-            bail!("cutting the power of a program of your own is not built yet")
-        }
+        Cuttable::PageFsync | Cuttable::Program(_) => Kind::Empty,
     };
     let base = stage.base(kind)?.view()?;
-    let recording = record(stage, workload, cut, base.clone())?;
+    let recording = match workload {
+        Cuttable::Program(program) => user::record(stage, program, cut, base.clone())?,
+        _ => record(stage, workload, cut, base.clone())?,
+    };
     let timeline = Timeline::of(&recording);
+    // Said before anything is explored: a run without a ledger proves nothing.
+    Ledger::at(timeline.records(), recording.last_seq().0)?;
+    if let Cuttable::Program(program) = workload {
+        user::has_spoken(program, &timeline)?;
+    }
     count_timeline(stage, &timeline);
     ensure!(
         matches!(recording.end(), End::Complete),
@@ -109,7 +115,7 @@ fn record(
     Recording::open(&stage.log("load"))
 }
 
-fn trigger(at: &CutAt) -> Result<CutTrigger> {
+pub(super) fn trigger(at: &CutAt) -> Result<CutTrigger> {
     Ok(match at {
         CutAt::Request(n) => CutTrigger::Request(*n),
         CutAt::Flush(n) => CutTrigger::Flush(*n),
@@ -198,7 +204,7 @@ pub(super) fn count_timeline(stage: &mut Stage<'_>, timeline: &Timeline) {
                     recycled = so_far;
                 }
             }
-            Promise::Begin { .. } => {}
+            Promise::Begin { .. } | Promise::Garbled { .. } => {}
         }
     }
     stage.count(Count::WalRecycled, recycled);
@@ -215,6 +221,7 @@ fn checkpoint_end(text: &str) -> Option<u64> {
 /// What a running load has said so far, counted where its promises arrive.
 #[derive(Debug, Default)]
 pub struct Progress {
+    promises: AtomicU64,
     acks: AtomicU64,
     checkpoints: AtomicU64,
     recycled: AtomicU64,
@@ -223,6 +230,7 @@ pub struct Progress {
 impl Progress {
     /// Take note of a promise.
     pub fn saw(&self, promise: &Promise) {
+        self.promises.fetch_add(1, Ordering::Relaxed);
         match promise {
             Promise::Ack { .. } => {
                 self.acks.fetch_add(1, Ordering::Relaxed);
@@ -233,8 +241,13 @@ impl Progress {
                     self.recycled.store(recycled, Ordering::Relaxed);
                 }
             }
-            Promise::Begin { .. } | Promise::Served { .. } => {}
+            Promise::Begin { .. } | Promise::Served { .. } | Promise::Garbled { .. } => {}
         }
+    }
+
+    /// Everything that was said.
+    pub fn promises(&self) -> u64 {
+        self.promises.load(Ordering::Relaxed)
     }
 
     /// Acknowledgements.

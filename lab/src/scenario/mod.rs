@@ -27,7 +27,7 @@ pub use names::{
 pub use parse::diagnostic::{BadFile, Problem, nearest};
 pub use proof::{Count, Counts, Threshold};
 pub use story::{
-    Argv, Conformance, Connections, CutPoint, Cuts, Cuttable, DistributionProgram, Judge,
+    Argv, Conformance, Connections, CutPoint, Cuts, Cuttable, DistributionProgram, HostFile, Judge,
     LedgerLoad, Load, PowerCut, Program, STATES_PER_CUT, Story, Writers,
 };
 pub use units::ByteCount;
@@ -37,6 +37,8 @@ pub use units::ByteCount;
 pub struct Scenario {
     /// The file's name without `.toml`.
     pub name: ScenarioName,
+    /// The file.
+    pub path: PathBuf,
     /// What it shows, in one line.
     pub about: String,
     /// Names to combine.
@@ -131,6 +133,11 @@ impl Scenario {
     /// Everything that is wrong with it, each with its place.
     pub fn parse(path: &Path, text: &str, images: &[ImageName]) -> Result<Self, BadFile> {
         parse::scenario(path, text, images)
+    }
+
+    /// The directory that its relative paths start at.
+    pub fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
     }
 
     /// The profiles it runs in.

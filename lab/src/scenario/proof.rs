@@ -57,6 +57,8 @@ named! {
         FilesWritten = "files_written",
         /// Files whose content was compared.
         FilesVerified = "files_verified",
+        /// Runs of the scenario's own check.
+        CheckRuns = "check_runs",
         /// Writes and acknowledgements together; never stored.
         Activity = "activity",
     }
@@ -88,6 +90,7 @@ impl Count {
             Self::FsxOperations => "operations of fsx",
             Self::FilesWritten => "files written",
             Self::FilesVerified => "files verified",
+            Self::CheckRuns => "runs of the check",
             Self::Activity => "writes or acknowledgements",
         }
     }

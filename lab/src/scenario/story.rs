@@ -2,7 +2,7 @@
 //! workload that keeps a ledger can have its power cut, only a program of the
 //! user's has a check of the user's.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, ops::Range};
 
 use plugpull_protocol::workload;
 
@@ -188,11 +188,28 @@ impl Conformance {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     /// Host files copied into the guest, beside each other.
-    pub files: Vec<String>,
+    pub files: Vec<HostFile>,
     /// The workload; `{dir}` and `{seed}` stand for values.
     pub run: Argv,
     /// What judges the state it leaves.
     pub judge: Judge,
+}
+
+/// A file of the host's, as the scenario names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFile {
+    /// Its path; a relative one starts at the scenario file's directory.
+    pub written: String,
+    /// Where that stands, in bytes of the scenario file.
+    pub span: Range<usize>,
+}
+
+impl HostFile {
+    /// Its name, in the guest too.
+    pub fn name(&self) -> &str {
+        let path = self.written.trim_end_matches('/');
+        path.rsplit_once('/').map_or(path, |(_, name)| name)
+    }
 }
 
 /// What judges the state that a user's program leaves.
@@ -206,7 +223,7 @@ pub enum Judge {
     /// A program; exit 0 is "kept its promises".
     Check {
         /// Further host files it needs.
-        files: Vec<String>,
+        files: Vec<HostFile>,
         /// `{dir}`, `{ledger}` and `{seed}` stand for values.
         run: Argv,
     },
@@ -378,7 +395,7 @@ impl Story {
                 cut.prove(lossy, wanted);
                 workload.prove(wanted);
             }
-            Self::Program(_) => wanted.push((Count::Activity, 1)),
+            Self::Program(program) => program.prove(wanted),
         }
     }
 }
@@ -422,8 +439,17 @@ impl Cuttable {
                 (Count::CheckpointCuts, 1),
             ]),
             Self::PageFsync => wanted.push((Count::Acks, 1)),
+            Self::Program(program) => program.prove(wanted),
+        }
+    }
+}
+
+impl Program {
+    fn prove(&self, wanted: &mut Vec<(Count, u64)>) {
+        match self.judge {
+            Judge::Files { .. } => wanted.extend([(Count::Acks, 1), (Count::FilesVerified, 1)]),
             // An acknowledgement without a write is a finding, so either will do.
-            Self::Program(_) => wanted.push((Count::Activity, 1)),
+            Judge::Check { .. } => wanted.extend([(Count::Activity, 1), (Count::CheckRuns, 1)]),
         }
     }
 }

@@ -6,6 +6,7 @@ mod parts;
 mod plot;
 #[cfg(test)]
 mod tests;
+mod user;
 
 use std::{path::Path, string::FromUtf8Error};
 
@@ -37,7 +38,7 @@ pub(super) fn scenario(path: &Path, text: &str, images: &[ImageName]) -> Result<
         toml::from_str(text).map_err(|error| bad(vec![complaints::of_toml(&error)]))?;
     let mut complaints = Complaints::default();
     let name = file_name(path, &mut complaints);
-    match understand(name, &raw, images, &mut complaints) {
+    match understand(path, name, &raw, images, &mut complaints) {
         Some(scenario) if complaints.is_empty() => Ok(scenario),
         _ => Err(bad(complaints.into_problems())),
     }
@@ -71,6 +72,7 @@ fn file_name(path: &Path, complaints: &mut Complaints) -> Option<ScenarioName> {
 /// Every part is looked at even where an earlier one is wrong, so that one run
 /// shows all that is wrong with the file.
 fn understand(
+    path: &Path,
     name: Option<ScenarioName>,
     raw: &RawScenario,
     images: &[ImageName],
@@ -102,6 +104,7 @@ fn understand(
     }
     Some(Scenario {
         name: name?,
+        path: path.to_owned(),
         about: about?,
         matrix: matrix?,
         disk: disk?,

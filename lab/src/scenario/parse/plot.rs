@@ -8,7 +8,7 @@ use plugpull_protocol::workload::{
 };
 use toml::Spanned;
 
-use super::complaints::{Complaints, texts};
+use super::{complaints::Complaints, user};
 use crate::scenario::{
     Conformance, Connections, CutPoint, Cuts, Cuttable, DistributionProgram, Judge, LedgerLoad,
     Load, Named, PowerCut, Profile, Program, STATES_PER_CUT, Story, WalSync, Writers,
@@ -198,11 +198,13 @@ fn plot(
             refuse_wal_sync(workload, complaints);
             let run = complaints.argv(run, &["dir", "seed"]);
             let judge = judge(raw, workload, complaints);
-            Some(Plot::CanBeCut(Cuttable::Program(Program {
-                files: texts(&workload.files),
+            let program = Program {
+                files: user::host_files(&workload.files, complaints),
                 run: run?,
                 judge: judge?,
-            })))
+            };
+            user::is_brought(raw, &program, complaints);
+            Some(Plot::CanBeCut(Cuttable::Program(program)))
         }
         (Some(_), Some(run)) => {
             complaints
@@ -426,7 +428,7 @@ fn judge(raw: &RawScenario, workload: &RawWorkload, complaints: &mut Complaints)
         return None;
     };
     Some(Judge::Check {
-        files: texts(&check.get_ref().files),
+        files: user::host_files(&check.get_ref().files, complaints),
         run: complaints.argv(run, &["dir", "ledger", "seed"])?,
     })
 }

@@ -141,6 +141,22 @@ fn combinations_that_mean_nothing() {
 }
 
 #[test]
+fn programs_and_their_files() {
+    let program = |lines: &str| with("builtin = \"postgres-ledger\"", lines);
+    let check =
+        |lines: &str| program("files = [\"a/x\"]\nrun = [\"./x\"]") + "[check]\n" + lines + "\n";
+    let said = said([
+        program("files = [\"target/my-store\", \"x\"]\nrun = [\"./my-stor\"]"),
+        program("files = [\"a/x\", \"b/x\"]\nrun = [\"./x\"]"),
+        program("files = [\"a/..\", \"\"]\nrun = [\"/bin/true\"]"),
+        check("run = [\"./y\"]"),
+        check("files = [\"b/x\"]\nrun = [\"./x\"]"),
+        check("files = [\"y\"]"),
+    ]);
+    assert_snapshot!(said);
+}
+
+#[test]
 fn expectations() {
     let expect = |lines: &str| format!("{GOOD}[expect]\n{lines}\n");
     let said = said([

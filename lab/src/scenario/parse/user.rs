@@ -1,0 +1,80 @@
+//! The files of a user's program, and whether its commands name one of them.
+
+use super::{
+    complaints::Complaints,
+    diagnostic::{listed, nearest},
+};
+use crate::scenario::{
+    HostFile, Judge, Program,
+    raw::{RawScenario, Texts},
+};
+
+/// The host files of an array. They lie beside each other in the guest, so no
+/// two may have one name.
+pub(super) fn host_files(written: &Texts, complaints: &mut Complaints) -> Vec<HostFile> {
+    let mut files: Vec<HostFile> = Vec::new();
+    for path in written.iter().flat_map(|array| array.get_ref()) {
+        let file = HostFile {
+            written: path.get_ref().clone(),
+            span: path.span(),
+        };
+        if matches!(file.name(), "" | "." | "..") || file.written.contains('\0') {
+            complaints
+                .add(path.span(), "this is no path of a file")
+                .expected("a path; a relative one starts at the directory of this file");
+        } else if let Some(other) = files.iter().find(|other| other.name() == file.name()) {
+            let message = format!(
+                "`{}` has the same name as `{}`",
+                file.written, other.written
+            );
+            complaints
+                .add(path.span(), message)
+                .expected("different names: all files lie beside each other in the guest");
+        } else {
+            files.push(file);
+        }
+    }
+    files
+}
+
+/// A command that begins with `./NAME` runs one of the files.
+pub(super) fn is_brought(raw: &RawScenario, program: &Program, complaints: &mut Complaints) {
+    let workload = raw.workload.as_ref().and_then(|w| w.get_ref().run.as_ref());
+    let check = raw.check.as_ref().and_then(|c| c.get_ref().run.as_ref());
+    let more: &[HostFile] = match &program.judge {
+        Judge::Check { files, .. } => files,
+        Judge::Files { .. } => &[],
+    };
+    let names = || program.files.iter().chain(more).map(HostFile::name);
+    for run in [workload, check].into_iter().flatten() {
+        let Some(word) = run.get_ref().first() else {
+            continue;
+        };
+        let Some(name) = word.get_ref().strip_prefix("./") else {
+            continue;
+        };
+        if !names().any(|file| file == name) {
+            let expected = match names().next() {
+                None => "its path on the host in `files = [\"…\"]`".to_owned(),
+                Some(_) => listed(names()),
+            };
+            complaints
+                .add(word.span(), format!("`{name}` is not among the `files`"))
+                .expected(expected)
+                .nearest(nearest(name, names()).map(|near| format!("./{near}")));
+        }
+    }
+    for file in more {
+        if let Some(other) = program.files.iter().find(|f| f.name() == file.name())
+            && other.written != file.written
+        {
+            let message = format!(
+                "`{}` has the same name as `{}`",
+                file.written, other.written
+            );
+            complaints
+                .add(file.span.clone(), message)
+                .expected("different names: all files lie beside each other in the guest");
+        }
+    }
+}
