@@ -13,6 +13,7 @@ use crate::{Test, runs::xtask};
 
 pub(crate) const TESTS: &[Test] = &[
     ("malformed_scenario", malformed_scenario),
+    ("missing_program", missing_program),
     ("unknown_mount_names", unknown_mount_names),
     ("unknown_filter", unknown_filter),
     ("bad_calls", bad_calls),
@@ -53,6 +54,24 @@ fn malformed_scenario() -> Result<()> {
     let listed = xtask_with(&["test-vm", "--list", "--scenario", &path]).run(DEADLINE)?;
     ensure!(listed.stdout_text() == "mine::debian13::ext4::native\n");
     Ok(())
+}
+
+/// A program that is not built yet: said with its place in the file, before
+/// anything else is done.
+fn missing_program() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("mine.toml");
+    let text = "about = \"x\"\n[matrix]\nimage = [\"debian13\"]\nlower = [\"ext4\"]\n\
+                mount = [\"native\"]\n[workload]\nfiles = [\"target/my store\"]\n\
+                run = [\"./my store\", \"{dir}\"]\n[power-cut]\nstates = 30\n";
+    fs::write(&file, text)?;
+    let path = file.display().to_string();
+    let words = [
+        "mine.toml:7:10",
+        "target/my store: No such file",
+        "is it built?",
+    ];
+    expect(xtask_with(&["test-vm", "--scenario", &path]), 2, &words)
 }
 
 /// Names that only plugpull-fs knows: it is asked before a guest starts.

@@ -12,6 +12,7 @@ mod processes;
 mod recording;
 mod runs;
 mod shell;
+mod strangers;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
                 runs::TESTS,
                 shell::TESTS,
                 input::TESTS,
+                strangers::TESTS,
             ]
             .concat();
             let trials = tests.into_iter().map(|(name, test)| {
