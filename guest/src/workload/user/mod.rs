@@ -1,6 +1,8 @@
 //! A program that somebody else wrote: it is run and heard, what it left is
 //! handed to its check or looked at file by file.
 
+#[cfg(test)]
+mod clients;
 mod files;
 mod line;
 mod socket;
