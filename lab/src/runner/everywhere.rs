@@ -7,14 +7,15 @@ use std::{collections::BTreeSet, fs, time::Instant};
 use anyhow::{Context, Result};
 use plugpull_disk::{
     CrashState, Cutter, Seed,
-    explore::{self, Budget, Coverage, Span},
+    explore::{self, Budget, Coverage},
 };
 
 use super::{
     Failure, Stage,
     cuts::Timeline,
-    explore::{Checker, Plan, Seen, judge},
+    explore::{Checker, Plan, judge},
     smallest::{self, Found},
+    user::Question,
 };
 use crate::{
     oracle::Ledger,
@@ -43,23 +44,24 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -
         let state = cut.crash_state(&planned.keep)?;
         let lossy = !state.dropped_completed.is_empty();
         stage.count(Count::DroppedCompletedCuts, u64::from(lossy));
-        let seen = checker.see(stage, workload, &state)?;
-        let Some((cut_of_ledger, oracle)) = judge_all(
+        stage.count(Count::CrashStates, 1);
+        let ledgers = plan.timeline.ledgers(&planned.spans);
+        let Some((at, oracle)) = judge_all(
             stage,
             workload,
+            &mut checker,
             &state,
-            &seen,
-            (plan.timeline, &planned.spans),
+            (plan.timeline, &ledgers),
         )?
         else {
             continue;
         };
         if told.insert(oracle) {
-            let ledger = Ledger::at(plan.timeline.records(), cut_of_ledger)?;
             let found = Found {
                 cut: &cut,
                 keep: &planned.keep,
-                ledger: &ledger,
+                ledger: &Ledger::at(plan.timeline.records(), at)?,
+                question: &Question::of(workload, plan.timeline, at),
                 oracle,
             };
             let start = Instant::now();
@@ -75,22 +77,24 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -
     Ok(())
 }
 
-/// Judge a state under every ledger of the cuts that can leave it, until one
-/// shows that it is wrong: that cut, and the oracle that said so first.
-fn judge_all(
-    stage: &mut Stage<'_>,
+/// Judge a state under the ledgers of these cuts, until one shows that it is
+/// wrong: that cut, and the oracle that said so first.
+fn judge_all<'a>(
+    stage: &mut Stage<'a>,
     workload: &Cuttable,
+    checker: &mut Checker<'a>,
     state: &CrashState,
-    seen: &Seen,
-    (timeline, spans): (&Timeline, &[Span]),
+    (timeline, cuts): (&Timeline, &[u64]),
 ) -> Result<Option<(u64, OracleName)>> {
-    for cut in timeline.ledgers(spans) {
+    for cut in cuts.iter().copied() {
         let ledger = Ledger::at(timeline.records(), cut)?;
         stage.count(Count::Cuts, 1);
         let in_checkpoint = timeline.is_in_checkpoint(cut);
         stage.count(Count::CheckpointCuts, u64::from(in_checkpoint));
+        let question = Question::of(workload, timeline, cut);
+        let seen = checker.see(stage, workload, state, &question)?;
         let before = stage.outcome.failures.len();
-        judge(stage, workload, state, seen, &ledger)?;
+        judge(stage, workload, state, &seen, &ledger)?;
         if let Some(failure) = stage.outcome.failures.get(before) {
             return Ok(Some((cut, failure.oracle)));
         }

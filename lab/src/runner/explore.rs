@@ -77,6 +77,7 @@ pub(super) fn run(
                 _ => Keep::Subset(Seed(stage.seed).derive(cut.state().cut.0.0)),
             };
             let state = cut.crash_state(&keep)?;
+            stage.count(Count::CrashStates, 1);
             let question = Question::of(workload, plan.timeline, state.cut.0.0);
             let seen = checker.see(stage, workload, &state, &question)?;
             let ledger = Ledger::at(plan.timeline.records(), state.cut.0.0)?;
@@ -103,7 +104,6 @@ impl<'a> Checker<'a> {
         state: &CrashState,
         question: &Question,
     ) -> Result<Seen> {
-        stage.count(Count::CrashStates, 1);
         let asked = (state.view.digest()?, question.clone());
         if let Some(seen) = self.seen.get(&asked) {
             return Ok(seen.clone());

@@ -8,6 +8,7 @@ use plugpull_disk::{
 use super::{
     Stage,
     explore::{Checker, Plan, judge},
+    user::Question,
 };
 use crate::{
     minimise::smallest,
@@ -25,6 +26,7 @@ pub(super) struct Found<'a> {
     pub(super) cut: &'a PowerCut<'a>,
     pub(super) keep: &'a Keep,
     pub(super) ledger: &'a Ledger,
+    pub(super) question: &'a Question,
     pub(super) oracle: OracleName,
 }
 
@@ -41,7 +43,7 @@ pub(super) fn story<'a>(
         // Trying is no evidence: what it counts and finds is not the run's.
         let before = stage.outcome.clone();
         let state = found.cut.crash_state(keep)?;
-        let seen = checker.see(stage, workload, &state)?;
+        let seen = checker.see(stage, workload, &state, found.question)?;
         judge(stage, workload, &state, &seen, found.ledger)?;
         let new = &stage.outcome.failures[before.failures.len()..];
         let fails = new.iter().any(|failure| failure.oracle == found.oracle);
