@@ -228,7 +228,7 @@ impl Case<'_, '_> {
             self.root(&self.options.mount)?,
             self.root(&self.options.plain)?,
         );
-        let tolerance = Tolerance::of(steps.iter().map(|step| &step.op));
+        let tolerance = Tolerance::of(self.options.fuse, steps.iter().map(|step| &step.op));
         let difference = {
             let (mount, plain) = (Side::start(&mount)?, Side::start(&plain)?);
             self.calls(&mount, &plain, tolerance, steps)?

@@ -7,8 +7,8 @@
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
-use crate::client::Kernel;
-use crate::op::Op;
+use crate::client::{Client, Kernel};
+use crate::op::{Op, Target};
 use crate::outcome::{Outcome, Stat, Value, When};
 use crate::tree::Entry;
 
@@ -30,6 +30,7 @@ pub const KNOWN: &[KnownDifference] = &[
     BIRTH_TIME,
     UNWRITTEN_DATA,
     DIRECTORY_AT_ITS_END,
+    SAME_SIZE_TIMES,
 ];
 
 const RANGE_MODES: KnownDifference = KnownDifference {
@@ -80,6 +81,13 @@ const DIRECTORY_AT_ITS_END: KnownDifference = KnownDifference {
              moves by entries alone",
 };
 
+const SAME_SIZE_TIMES: KnownDifference = KnownDifference {
+    name: "times-of-truncating-to-the-same-size",
+    reason: "with the writeback cache the FUSE client keeps times of its own and changes none \
+             when truncate(2) leaves the size as it is (fuse_do_setattr in fs/fuse/dir.c), \
+             where ext4 does",
+};
+
 /// Whether the mount refused a call that the protocol does not carry. The plain
 /// directory is then spared the call, so that both stay the same.
 pub(crate) fn refused(op: &Op, mount: &Outcome) -> Option<&'static KnownDifference> {
@@ -100,16 +108,26 @@ pub(crate) struct Tolerance {
     maps: bool,
     /// It turns an open file's reads and writes into direct ones.
     turns_direct: bool,
+    /// It truncates by name, and the client keeps times of its own.
+    truncates: bool,
 }
 
 impl Tolerance {
     /// Of the sequence of these calls.
-    pub(crate) fn of<'a>(calls: impl Iterator<Item = &'a Op>) -> Self {
+    pub(crate) fn of<'a>(client: Option<Client>, calls: impl Iterator<Item = &'a Op>) -> Self {
         let mut tolerance = Tolerance::default();
         for op in calls {
             tolerance.maps |= matches!(op, Op::Map { .. });
             tolerance.turns_direct |=
                 matches!(op, Op::SetFlags { flags, .. } if flags.contains(OFlags::DIRECT));
+            tolerance.truncates |= client == Some(Client::Writeback)
+                && matches!(
+                    op,
+                    Op::Truncate {
+                        target: Target::Path { .. },
+                        ..
+                    }
+                );
         }
         tolerance
     }
@@ -156,6 +174,13 @@ impl Tolerance {
         if mount.access != plain.access && plain.access == When::Now {
             mount.access = When::Now;
             known.push(&CACHED_ACCESS_TIME);
+        }
+        if self.truncates
+            && mount.modification != plain.modification
+            && plain.modification == When::Now
+        {
+            mount.modification = When::Now;
+            known.push(&SAME_SIZE_TIMES);
         }
         let reasons = [
             (self.maps, &FAULT_ACCESS_TIME),

@@ -1,9 +1,10 @@
 //! The system calls that rustix does not have, wrapped so that the rest is safe.
 #![expect(
     unsafe_code,
-    reason = "setfsuid, fork, sigwait, ioctl, file handles and a close that reports its error exist only in libc"
+    reason = "setfsuid, truncate, fork, sigwait, ioctl, file handles and a close that reports its error exist only in libc"
 )]
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::fs::OFlags;
@@ -26,6 +27,20 @@ pub fn set_thread_fsuid(uid: u32) {
 pub fn set_thread_fsgid(gid: u32) {
     // SAFETY: takes and returns plain integers.
     unsafe { libc::setfsgid(gid) };
+}
+
+/// truncate(2), which rustix does not have: unlike ftruncate(2) it leaves the times of a file
+/// that has that size already to the filesystem (`do_truncate` in fs/open.c).
+///
+/// # Errors
+/// Those of truncate(2).
+pub(crate) fn truncate(path: &CStr, size: u64) -> Result<()> {
+    let size = size.try_into().map_err(|_| Errno::FBIG)?;
+    // SAFETY: a path that ends, and a number.
+    match unsafe { libc::truncate(path.as_ptr(), size) } {
+        0 => Ok(()),
+        _ => Err(last_error()),
+    }
 }
 
 /// Gives the calling thread a umask (and a working directory) of its own.

@@ -17,6 +17,7 @@ use super::scene::{Scene, code};
 use crate::client::Kernel;
 use crate::op::{Acl, User};
 use crate::outcome::When;
+use crate::sys::truncate;
 use crate::world::{acl_value, data};
 
 pub(super) const CHECKS: &[Line] = &[
@@ -236,6 +237,16 @@ fn follow_writes(scene: &Scene) -> Result<()> {
     set_times(scene, "f", old, old)?;
     file.set_len(1)?;
     scene.see("after ftruncate to the same size", times(scene, "f")?.1);
+    for name in ["f", "empty"] {
+        let length = match name {
+            "f" => 1,
+            _ => scene.file(name, b"")?.metadata()?.len(),
+        };
+        set_times(scene, name, old, old)?;
+        truncate(scene.path(name), length)?;
+        let label = format!("{name} after truncate to the same size");
+        scene.see(&label, times(scene, name)?.1);
+    }
     set_times(scene, "f", old, old)?;
     file.set_len(10)?;
     scene.expect("after ftruncate", times(scene, "f")?.1, When::Now);
@@ -302,7 +313,7 @@ fn cleared_by_truncate(scene: &Scene) -> Result<()> {
         let name = privileged(scene, mode)?;
         let path = scene.path(&name);
         let done = scene.as_user(User::Alice, || match way {
-            "truncate" => crate::sys::truncate(&path, 3),
+            "truncate" => truncate(&path, 3),
             "ftruncate" => {
                 let file = fs::OpenOptions::new().write(true).open(&path);
                 let file = file.map_err(|error| super::scene::errno(&error))?;

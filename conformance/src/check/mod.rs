@@ -122,7 +122,11 @@ pub fn run(options: &Options) -> Result<Vec<Verdict>> {
         Some(client) => client.limits(Kernel::running()?).collect(),
         None => Vec::new(),
     };
-    let verdict = |check: &Check| Ok(judge(check.name, compare(check, mount, plain)?, &limits));
+    let on_ext4 = is_ext4(plain)?;
+    let verdict = |check: &Check| {
+        let difference = compare(check, mount, plain)?;
+        Ok(judge(check.name, difference, &limits, on_ext4))
+    };
     checks
         .iter()
         .filter(|check| chosen(check))
@@ -130,12 +134,24 @@ pub fn run(options: &Options) -> Result<Vec<Verdict>> {
         .collect()
 }
 
+fn is_ext4(plain: &Path) -> Result<bool> {
+    const EXT4_SUPER_MAGIC: u64 = 0xef53;
+    let lower = rustix::fs::statfs(plain).with_context(|| format!("{}", plain.display()))?;
+    Ok(lower.f_type as u64 == EXT4_SUPER_MAGIC)
+}
+
 /// A limit must be met: where it is gone the table has to follow.
-fn judge(name: &'static str, difference: Option<String>, limits: &[&Limit]) -> Verdict {
+fn judge(
+    name: &'static str,
+    difference: Option<String>,
+    limits: &[&Limit],
+    on_ext4: bool,
+) -> Verdict {
     let mut of = limits.iter().filter(|limit| limit.check == name);
     let (failure, limit) = match difference {
         None => match of.next() {
             None => (None, None),
+            Some(limit) if limit.is_of_ext4 && !on_ext4 => (None, None),
             Some(limit) => {
                 let passes = format!("it passes, take it out of the table: {}", limit.reason);
                 (Some(passes), None)
@@ -228,10 +244,11 @@ mod tests {
         let kernel = Kernel::running().expect("it has a release");
         let limits: Vec<_> = Client::Writeback.limits(kernel).collect();
         let limit = limits.first().expect("there is one");
-        let judged = |name, difference: Option<&str>| {
-            let verdict = judge(name, difference.map(str::to_owned), &limits);
+        let judged_on = |on_ext4, name, difference: Option<&str>| {
+            let verdict = judge(name, difference.map(str::to_owned), &limits, on_ext4);
             (verdict.failure.is_some(), verdict.limit)
         };
+        let judged = |name, difference| judged_on(true, name, difference);
         let as_written = format!("before {} behind", limit.message);
         assert_eq!(
             judged(limit.check, Some(&as_written)),
@@ -239,6 +256,12 @@ mod tests {
         );
         assert_eq!(judged(limit.check, Some("something else")), (true, None));
         assert_eq!(judged(limit.check, None), (true, None));
+        assert!(limit.is_of_ext4);
+        assert_eq!(judged_on(false, limit.check, None), (false, None));
+        assert_eq!(
+            judged_on(false, limit.check, Some("something else")),
+            (true, None)
+        );
         assert_eq!(judged("mmap-private", Some(&as_written)), (true, None));
         assert_eq!(judged("mmap-private", None), (false, None));
     }

@@ -10,6 +10,7 @@ use rustix::fs::{
 use super::{Passthrough, clearing_set_id};
 use crate::attr::{attr_of, statx_of, timespec};
 use crate::mutant::{self, Mutant};
+use crate::sys::truncate;
 use crate::{Caller, Errno, HandleId, NodeId, Result};
 
 /// `STATX__RESERVED` (include/uapi/linux/stat.h), which statx(2) refuses.
@@ -119,7 +120,7 @@ impl Passthrough {
                     // As truncate(2); opened for it, a fifo would wait and a device act.
                     None if kind == FileType::Directory => Err(Errno::ISDIR),
                     None if kind != FileType::RegularFile => Err(Errno::INVAL),
-                    None => ftruncate(Self::reopen(&node, OFlags::WRONLY)?, size),
+                    None => truncate(node.magic_link().as_c_str(), size),
                 },
             )?;
         }
