@@ -55,6 +55,13 @@ pub(super) fn story<'a>(
     let pending = found.cut.state().pending();
     let state = found.cut.crash_state(found.keep)?;
     if fails(&Keep::DurableOnly)? {
+        if pending.is_empty() {
+            return Ok(format!(
+                "at event {} nothing was pending: what was promised was not on its way to the \
+                 disk",
+                state.cut
+            ));
+        }
         return Ok(format!(
             "what was durable at event {} is wrong by itself: none of the {} pending writes is \
              needed",
