@@ -22,9 +22,10 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Simulated: a volatile write cache, honest or lying, and power cuts that keep any subset of the
-//! writes not yet durable. Not simulated yet: errors, latency, corruption, torn writes. The exact
-//! rules stand in the documentation of [`CutState`]'s module, the file format in that of `log`.
+//! Simulated: a volatile write cache, honest or lying, and power cuts that keep any of the writes
+//! not yet durable, whole or torn, early or late. Not simulated yet: errors, latency, corruption.
+//! The exact rules stand in the documentation of [`model`], the file format in that of [`log`],
+//! how many states are chosen among in that of [`explore`].
 
 mod crash;
 mod cuts;
