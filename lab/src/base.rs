@@ -194,6 +194,7 @@ fn make(bed: &Testbed, wanted: Wanted<'_>, dir: &Path, logs: &Path) -> Result<()
             record: false,
             seed: 0,
             logs,
+            slot: None,
         },
     )?;
     session.mkfs(wanted.lower)?;

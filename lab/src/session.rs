@@ -73,6 +73,8 @@ pub struct Opening<'a> {
     pub seed: u64,
     /// Where the guest's console and QEMU's messages go.
     pub logs: &'a Path,
+    /// A slot that has been taken for it already.
+    pub slot: Option<Slot>,
 }
 
 impl<'a> Session<'a> {
@@ -81,7 +83,10 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When the host cannot; nothing is left behind.
     pub fn start(bed: &'a Testbed, opening: Opening<'_>) -> Result<Self> {
-        let slot = bed.slot()?;
+        let slot = match opening.slot {
+            Some(slot) => slot,
+            None => bed.slot()?,
+        };
         let template = bed.template(opening.image, opening.spec)?;
         std::fs::create_dir_all(opening.logs)
             .with_context(|| format!("make {}", opening.logs.display()))?;

@@ -125,6 +125,7 @@ impl<'a> Shell<'a> {
                 record: false,
                 seed: bed.setup().seed,
                 logs: dir,
+                slot: None,
             },
         )?;
         session.mount_lower(&lower)?;

@@ -2,16 +2,23 @@
 //! moment could have left, as many as the budget allows, each looked at once
 //! and judged under every promise that it can meet.
 
-use std::{collections::BTreeSet, fs, time::Instant};
-
-use anyhow::{Context, Result};
-use plugpull_disk::{
-    CrashState, Cutter, Seed,
-    explore::{self, Budget, Coverage},
+use std::{
+    collections::BTreeSet,
+    fs,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+    time::Instant,
 };
 
+use anyhow::{Context, Result, anyhow};
+use plugpull_disk::{
+    CrashState, Cutter, PowerCut, Seed,
+    explore::{self, Budget, Coverage, PlannedState},
+};
+use plugpull_vm::lock::Slot;
+
 use super::{
-    Failure, Stage,
+    Failure, Outcome, Stage,
     cuts::Timeline,
     explore::{Checker, Plan, judge},
     smallest::{self, Found},
@@ -32,49 +39,155 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -
     };
     let planned = explore::plan(plan.recording, plan.base, budget)?;
     note_coverage(stage, &planned.coverage)?;
+    let work = Work {
+        workload,
+        plan,
+        states: &planned.states,
+        next: AtomicUsize::new(0),
+        ends: AtomicBool::new(false),
+    };
     let mut checker = Checker::default();
-    let mut cutter = Cutter::new(plan.base, plan.recording)?;
+    let found = work.share(stage, &mut checker)?;
     // One story for each oracle: the next failure is most often the same again.
     let mut told = BTreeSet::new();
-    for planned in &planned.states {
-        if stage.control_is_caught() {
-            return Ok(());
-        }
-        let cut = cutter.at(planned.cut())?;
-        let state = cut.crash_state(&planned.keep)?;
-        let lossy = !state.dropped_completed.is_empty();
-        stage.count(Count::DroppedCompletedCuts, u64::from(lossy));
-        stage.count(Count::CrashStates, 1);
-        let ledgers = plan.timeline.ledgers(&planned.spans);
-        let Some((at, oracle)) = judge_all(
-            stage,
-            workload,
-            &mut checker,
-            &state,
-            (plan.timeline, &ledgers),
-        )?
-        else {
-            continue;
-        };
-        if told.insert(oracle) {
-            let found = Found {
-                cut: &cut,
-                keep: &planned.keep,
-                ledger: &Ledger::at(plan.timeline.records(), at)?,
-                question: &Question::of(workload, plan.timeline, at),
-                oracle,
-            };
-            let start = Instant::now();
-            let story = smallest::story(stage, workload, plan, &mut checker, &found)?;
-            stage.spent("minimise", start);
-            stage.outcome.failures.push(Failure {
-                oracle,
-                detail: story,
-                state: Some(state.id.clone()),
-            });
+    for found in found {
+        if told.insert(found.oracle) {
+            work.tell(stage, &mut checker, &found)?;
         }
     }
     Ok(())
+}
+
+/// A state that an oracle objected to.
+struct Guilty {
+    /// Which of the plan.
+    state: usize,
+    /// The cut of the ledger.
+    at: u64,
+    oracle: OracleName,
+}
+
+/// The states of a plan, to be looked at by one guest or by several.
+struct Work<'w> {
+    workload: &'w Cuttable,
+    plan: &'w Plan<'w>,
+    states: &'w [PlannedState],
+    /// The first that nobody has taken.
+    next: AtomicUsize,
+    /// No more are wanted.
+    ends: AtomicBool,
+}
+
+/// So many states are worth another guest.
+const WORTH_A_GUEST: usize = 200;
+
+impl Work<'_> {
+    /// Look at all of them: in the guest of `checker`, and in as many more as
+    /// there are free slots for. What was found, in the order of the plan.
+    fn share<'a>(&self, stage: &mut Stage<'a>, checker: &mut Checker<'a>) -> Result<Vec<Guilty>> {
+        let (bed, case, dir, seed) = (stage.bed, stage.case, stage.dir, stage.seed);
+        thread::scope(|scope| {
+            let help = |number: usize, slot: Slot| {
+                let mut outcome = Outcome::default();
+                let mut stage = Stage {
+                    bed,
+                    case,
+                    dir,
+                    seed,
+                    outcome: &mut outcome,
+                };
+                let found = self.look(&mut stage, &mut Checker::helper(number, slot), || Ok(()));
+                self.ends.fetch_or(found.is_err(), Ordering::Relaxed);
+                found.map(|found| (found, outcome))
+            };
+            let mut helpers = Vec::new();
+            let own = self.look(stage, checker, || {
+                let most = bed.guests_at_once() - 1;
+                let taken = self.next.load(Ordering::Relaxed);
+                let left = self.states.len().saturating_sub(taken);
+                if helpers.len() < most.min(left / WORTH_A_GUEST)
+                    && let Some(slot) = bed.free_slot()?
+                {
+                    let number = helpers.len() + 2;
+                    helpers.push(scope.spawn(move || help(number, slot)));
+                }
+                Ok(())
+            });
+            self.ends.fetch_or(own.is_err(), Ordering::Relaxed);
+            let mut all = own?;
+            for helper in helpers {
+                let helped = helper
+                    .join()
+                    .map_err(|_| anyhow!("a guest's thread panicked"))?;
+                let (found, outcome) = helped?;
+                all.extend(found);
+                stage.outcome.merge(outcome);
+            }
+            all.sort_by_key(|guilty| guilty.state);
+            Ok(all)
+        })
+    }
+
+    /// Take one state after the other until there are no more.
+    fn look<'a>(
+        &self,
+        stage: &mut Stage<'a>,
+        checker: &mut Checker<'a>,
+        mut before_each: impl FnMut() -> Result<()>,
+    ) -> Result<Vec<Guilty>> {
+        let mut cutter = Cutter::new(self.plan.base, self.plan.recording)?;
+        let mut all = Vec::new();
+        while !self.ends.load(Ordering::Relaxed) {
+            before_each()?;
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(planned) = self.states.get(number) else {
+                break;
+            };
+            let state = cutter.at(planned.cut())?.crash_state(&planned.keep)?;
+            let lossy = !state.dropped_completed.is_empty();
+            stage.count(Count::DroppedCompletedCuts, u64::from(lossy));
+            stage.count(Count::CrashStates, 1);
+            let timeline = self.plan.timeline;
+            let ledgers = timeline.ledgers(&planned.spans);
+            let judged = judge_all(stage, self.workload, checker, &state, (timeline, &ledgers))?;
+            all.extend(judged.map(|(at, oracle)| Guilty {
+                state: number,
+                at,
+                oracle,
+            }));
+            if stage.control_is_caught() {
+                self.ends.store(true, Ordering::Relaxed);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Add how few writes a failure takes.
+    fn tell<'a>(
+        &self,
+        stage: &mut Stage<'a>,
+        checker: &mut Checker<'a>,
+        guilty: &Guilty,
+    ) -> Result<()> {
+        let start = Instant::now();
+        let planned = &self.states[guilty.state];
+        let cut = PowerCut::new(self.plan.base, self.plan.recording, planned.cut())?;
+        let found = Found {
+            cut: &cut,
+            keep: &planned.keep,
+            ledger: &Ledger::at(self.plan.timeline.records(), guilty.at)?,
+            question: &Question::of(self.workload, self.plan.timeline, guilty.at),
+            oracle: guilty.oracle,
+        };
+        let detail = smallest::story(stage, self.workload, self.plan, checker, &found)?;
+        stage.spent("minimise", start);
+        stage.outcome.failures.push(Failure {
+            oracle: guilty.oracle,
+            detail,
+            state: Some(cut.crash_state(&planned.keep)?.id),
+        });
+        Ok(())
+    }
 }
 
 /// Judge a state under the ledgers of these cuts, until one shows that it is

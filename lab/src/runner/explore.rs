@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, bail};
 use plugpull_disk::{ContentDigest, CrashState, Keep, PowerCut, Recording, Seed, View};
 use plugpull_protocol::{Observation, WorkloadRequest};
-use plugpull_vm::Trouble;
+use plugpull_vm::{Trouble, lock::Slot};
 
 use super::{
     Stage,
@@ -90,13 +90,27 @@ pub(super) fn run(
 /// A guest that checks states, replaced when a state was too much for it.
 #[derive(Default)]
 pub(super) struct Checker<'a> {
+    /// Distinguishes it from the others of the same case.
+    name: String,
+    /// For its next guest.
+    slot: Option<Slot>,
     session: Option<Session<'a>>,
     /// By content, and by what is asked of it: a check reads the ledger too.
     seen: HashMap<(ContentDigest, Question), Seen>,
     guests: u32,
+    looks: u32,
 }
 
 impl<'a> Checker<'a> {
+    /// One of several, whose first guest runs in this slot.
+    pub(super) fn helper(number: usize, slot: Slot) -> Self {
+        Checker {
+            name: format!("{number}-"),
+            slot: Some(slot),
+            ..Checker::default()
+        }
+    }
+
     pub(super) fn see(
         &mut self,
         stage: &mut Stage<'a>,
@@ -123,7 +137,9 @@ impl<'a> Checker<'a> {
         state: &CrashState,
         question: &Question,
     ) -> Result<Seen> {
-        let log = stage.dir.join(format!("check-{}.disklog", state.id));
+        self.looks += 1;
+        let log = format!("check-{}{}-{}.disklog", self.name, self.looks, state.id);
+        let log = stage.dir.join(log);
         let mut session = match self.session.take() {
             Some(mut session) => {
                 session.swap(state.view.clone(), &log)?;
@@ -131,7 +147,8 @@ impl<'a> Checker<'a> {
             }
             None => {
                 self.guests += 1;
-                stage.session(&format!("check-{}", self.guests), state.view.clone(), false)?
+                let name = format!("check-{}{}", self.name, self.guests);
+                stage.session_in(self.slot.take(), &name, state.view.clone(), false)?
             }
         };
         let looked = look(&mut session, stage, workload, question);

@@ -25,6 +25,7 @@ use std::{
 
 use anyhow::Result;
 use plugpull_disk::View;
+use plugpull_vm::lock::Slot;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -50,6 +51,19 @@ pub struct Outcome {
     pub failures: Vec<Failure>,
     /// What the console warned of.
     pub warnings: Vec<String>,
+}
+
+impl Outcome {
+    /// Add what came of another part of the story.
+    fn merge(&mut self, other: Self) {
+        self.counts.merge(&other.counts);
+        for (phase, seconds) in other.seconds {
+            *self.seconds.entry(phase).or_default() += seconds;
+        }
+        self.applied.extend(other.applied);
+        self.failures.extend(other.failures);
+        self.warnings.extend(other.warnings);
+    }
 }
 
 /// A finding, with the crash state it was made in.
@@ -128,6 +142,17 @@ impl<'a> Stage<'a> {
 
     /// A guest on a disk of this content.
     fn session(&mut self, name: &str, view: View, record: bool) -> Result<Session<'a>> {
+        self.session_in(None, name, view, record)
+    }
+
+    /// The same, in a slot that was taken for it.
+    fn session_in(
+        &mut self,
+        slot: Option<Slot>,
+        name: &str,
+        view: View,
+        record: bool,
+    ) -> Result<Session<'a>> {
         let start = Instant::now();
         let logs = self.dir.join(name);
         let opening = Opening {
@@ -138,6 +163,7 @@ impl<'a> Stage<'a> {
             record,
             seed: self.seed,
             logs: &logs,
+            slot,
         };
         let session = Session::start(self.bed, opening)?;
         self.spent("clone", start);
