@@ -6,7 +6,8 @@
 //! writes, late ones, every combination where there are few, and a seeded random tail. A class
 //! that would leave less than half of the budget to those behind it gets half, and takes one from
 //! each of so many equal stretches of the run, so that the last second is looked at as much as the
-//! first. The first two are cut short only where they do not fit at all, and a plan says so.
+//! first. The first two are cut short only where they do not fit at all, and a plan says so. What
+//! is left in the end, because many of what was drawn were equal, goes round once more.
 //!
 //! Equal contents are planned once, with every stretch of cuts that can leave them: the same disk
 //! under a stronger promise is another question, which needs no other look at the disk.
@@ -81,7 +82,7 @@ pub struct ClassCoverage {
     pub class: Class,
     /// How many choices of survivors there are, equal contents included.
     pub candidates: u64,
-    /// How many of them were looked at.
+    /// How many of them were looked at, at most all.
     pub examined: u64,
     /// How many of those were contents that had not been planned before, and are.
     pub planned: u64,
@@ -131,38 +132,51 @@ pub fn plan(recording: &Recording, base: &View, budget: Budget) -> Result<Plan> 
         states: Vec::new(),
         by_sum: HashMap::new(),
     };
-    let mut coverage = Coverage {
-        situations,
-        classes: Vec::new(),
+    let of = |(class, candidates)| ClassCoverage {
+        class,
+        candidates,
+        examined: 0,
+        planned: 0,
     };
-    for (class, candidates) in Class::ALL.into_iter().zip(counts) {
-        let room = room(class, candidates, budget.states - planned.states.len());
-        let before = planned.states.len();
-        let mut draw = Draw::new(candidates, room, budget.seed.derive(class as u64));
-        let mut first = 0;
-        if room > 0 && candidates > 0 {
+    let mut classes: Vec<ClassCoverage> = Class::ALL.into_iter().zip(counts).map(of).collect();
+    for round in 0..ROUNDS {
+        for of in &mut classes {
+            let left = budget.states - planned.states.len();
+            let room = match round {
+                0 => room(of.class, of.candidates, left),
+                _ => left as u64,
+            };
+            if room == 0 || of.examined >= of.candidates {
+                continue;
+            }
+            let before = planned.states.len();
+            let seed = budget.seed.derive(of.class as u64 + (round << 32));
+            let mut draw = Draw::new(of.candidates, room, seed);
+            let mut first = 0;
             Walker::walk(recording, &index, |walker| {
-                let of = Candidates::of(class, walker, budget.seed);
-                let end = first + of.count(walker);
+                let candidates = Candidates::of(of.class, walker, budget.seed);
+                let end = first + candidates.count(walker);
                 while let Some(number) = draw.next_before(end) {
-                    let fresh = planned.add(class, of.get(number - first, walker));
+                    let fresh = planned.add(of.class, candidates.get(number - first, walker));
                     draw.found(fresh);
                 }
                 first = end;
             });
+            of.examined = (of.examined + draw.examined).min(of.candidates);
+            of.planned += (planned.states.len() - before) as u64;
         }
-        coverage.classes.push(ClassCoverage {
-            class,
-            candidates,
-            examined: draw.examined,
-            planned: (planned.states.len() - before) as u64,
-        });
     }
     Ok(Plan {
         states: planned.states,
-        coverage,
+        coverage: Coverage {
+            situations,
+            classes,
+        },
     })
 }
+
+/// A second round gives what is left of the budget to the classes that were cut short.
+const ROUNDS: u64 = 2;
 
 /// How many states a class may add where there is room for so many.
 fn room(class: Class, candidates: u64, left: usize) -> u64 {

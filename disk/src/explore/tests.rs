@@ -449,6 +449,7 @@ fn a_small_budget_reaches_the_end_and_says_what_it_left_out() {
     let furthest = small.states.iter().map(|state| state.cut().0.0).max();
     assert!(furthest > Some(last - 20), "{furthest:?} of {last}");
     assert!(small.coverage.skipped_mandatory() > 0);
+    assert_eq!(small.states.len(), 40);
     let large = plan(&recording, &store.base, budget(100_000)).expect("a plan");
     assert_eq!(large.coverage.skipped_mandatory(), 0);
 }
