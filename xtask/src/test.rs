@@ -139,6 +139,17 @@ pub(crate) fn say(text: &str) -> Result<()> {
 
 /// The cases that a call asks for.
 fn choose(home: &Home, args: &TestVm, profile: Profile) -> Result<Vec<Case>> {
+    if let Some(file) = &args.scenario
+        && std::path::absolute(file)?.to_str().is_none()
+    {
+        // The tests find it by what the run's directory says, which is JSON.
+        return Err(Mistake::text(format!(
+            "the path of {} is not UTF-8, so it cannot be named to the tests; run it from \
+             another directory",
+            file.display()
+        ))
+        .into());
+    }
     let loaded = suite::load(home, args.scenario.as_deref()).map_err(|error| {
         if args.scenario.is_some() {
             Mistake::new(error).into()

@@ -298,7 +298,7 @@ fn well_ended(program: &Program, ran: &UserRan) -> Result<()> {
             Ended::Hung { said, .. } => judges::end_of(said),
             Ended::NotStarted { why } => why.clone(),
         };
-        bail!("the promise socket refused the workload: {why}\nthe workload's output: {output}");
+        bail!("the promise socket refused the workload: {why}; the workload said: {output}");
     }
     match &ran.ended {
         Ended::Exited(exited) if exited.success() => {}

@@ -1,7 +1,7 @@
 //! What a user writes wrongly ends with 2 and says where; what a host lacks
 //! ends with 69 and is named.
 
-use std::{fs, path::Path, time::Duration};
+use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use plugpull_vm::{
@@ -71,7 +71,16 @@ fn missing_program() -> Result<()> {
         "target/my store: No such file",
         "is it built?",
     ];
-    expect(xtask_with(&["test-vm", "--scenario", &path]), 2, &words)
+    expect(xtask_with(&["test-vm", "--scenario", &path]), 2, &words)?;
+    let odd = dir.path().join(OsStr::from_bytes(b"\xff"));
+    fs::create_dir(&odd)?;
+    fs::copy(&file, odd.join("mine.toml"))?;
+    let call = Cmd::new(xtask()).args(["test-vm", "--scenario"]);
+    expect(
+        call.arg(odd.join("mine.toml")),
+        2,
+        &["not UTF-8", "another directory"],
+    )
 }
 
 /// Names that only plugpull-fs knows: it is asked before a guest starts.
