@@ -5,6 +5,8 @@
 //! something begun later, or at the same time on another connection, took its
 //! place. Nothing is said of paths that were never named.
 
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
 use plugpull_protocol::workload::user::{Ended, UserFile};
 
 use super::{Finding, Findings, Ledger, ledger::Key};
@@ -96,6 +98,7 @@ pub fn promised(ledger: &Ledger) -> u64 {
 /// What happened to one file.
 struct History<'a> {
     versions: Vec<Version<'a>>,
+    promised: Promised,
     /// What was served and never begun.
     strays: Vec<String>,
 }
@@ -109,64 +112,121 @@ struct Version<'a> {
     promised: Option<(u64, &'static str)>,
 }
 
+/// When the latest of the promised versions was begun: of all, and of each
+/// connection's.
+#[derive(Default)]
+struct Promised {
+    latest: u64,
+    by_conn: BTreeMap<u32, u64>,
+}
+
+impl Promised {
+    fn add(&mut self, version: &Version<'_>) {
+        self.latest = self.latest.max(version.begun);
+        let own = self.by_conn.entry(version.conn).or_default();
+        *own = version.begun.max(*own);
+    }
+
+    /// Whether something promised has taken a version's place for good: it was
+    /// begun when this one had been promised, or it came later on the same
+    /// connection.
+    fn supersedes(&self, version: &Version<'_>) -> bool {
+        let after = version.promised.is_some_and(|(seq, _)| seq < self.latest);
+        let own = self.by_conn.get(&version.conn);
+        after || own.is_some_and(|latest| version.begun < *latest)
+    }
+}
+
+/// A content that may have been written more than once.
+struct Content {
+    /// When it was begun first.
+    begun: u64,
+    /// Its versions that may still be current, in order.
+    versions: VecDeque<usize>,
+}
+
+/// How a version comes to be promised.
+enum Word<'a> {
+    Acknowledged(usize),
+    Served(&'a str),
+}
+
 impl<'a> History<'a> {
     fn of(key: &'a Key) -> Self {
         let versions = key.attempts.iter().map(|attempt| Version {
             conn: attempt.conn,
             value: attempt.value.as_deref(),
             begun: attempt.begun,
-            promised: attempt.acked.map(|seq| (seq, "acknowledged")),
+            promised: None,
         });
         let mut history = Self {
             versions: versions.collect(),
+            promised: Promised::default(),
             strays: Vec::new(),
         };
-        for (seq, value) in &key.served {
-            history.serve(*seq, value);
+        let acked = key.attempts.iter().enumerate();
+        let acked = acked.filter_map(|(at, a)| Some((a.acked?, Word::Acknowledged(at))));
+        let served = key
+            .served
+            .iter()
+            .map(|(seq, value)| (*seq, Word::Served(value)));
+        let mut words: Vec<_> = acked.chain(served).collect();
+        words.sort_by_key(|(seq, _)| *seq);
+        let mut contents: HashMap<&str, Content> = HashMap::new();
+        for (at, version) in history.versions.iter().enumerate() {
+            if let Some(value) = version.value {
+                let content = contents.entry(value).or_insert(Content {
+                    begun: version.begun,
+                    versions: VecDeque::new(),
+                });
+                content.versions.push_back(at);
+            }
+        }
+        for (seq, word) in words {
+            match word {
+                Word::Acknowledged(at) => history.promise(at, (seq, "acknowledged")),
+                Word::Served(value) => history.serve(seq, value, contents.get_mut(value)),
+            }
         }
         history
+    }
+
+    fn promise(&mut self, at: usize, since: (u64, &'static str)) {
+        let version = &mut self.versions[at];
+        version.promised.get_or_insert(since);
+        self.promised.add(version);
     }
 
     /// Who was served a content has been promised it. Of several versions with
     /// this content the first that could be current is meant: it asks the
     /// least of those before it.
-    fn serve(&mut self, seq: u64, value: &str) {
-        let before = |v: &Version<'_>| v.begun < seq && v.value == Some(value);
-        if !self.versions.iter().any(before) {
+    fn serve(&mut self, seq: u64, value: &str, content: Option<&mut Content>) {
+        let Some(content) = content.filter(|content| content.begun < seq) else {
             self.strays.push(format!(
                 "a reader was served {} at seq {seq}, which nobody had begun to write",
                 short(value)
             ));
             return;
-        }
-        let current = (0..self.versions.len())
-            .find(|at| before(&self.versions[*at]) && !self.superseded(*at, seq));
-        if let Some(at) = current {
-            let version = &mut self.versions[at];
-            if version.promised.is_none_or(|(since, _)| seq < since) {
-                version.promised = Some((seq, "served"));
+        };
+        // What has been superseded stays so.
+        while let Some(&at) = content.versions.front() {
+            if !self.promised.supersedes(&self.versions[at]) {
+                // Otherwise a stale content was served, which promises nothing.
+                if self.versions[at].begun < seq {
+                    self.promise(at, (seq, "served"));
+                }
+                return;
             }
+            content.versions.pop_front();
         }
-    }
-
-    /// Whether something promised by `time` has taken a version's place for
-    /// good: it was begun when this one had been promised, or it came later on
-    /// the same connection.
-    fn superseded(&self, at: usize, time: u64) -> bool {
-        let this = &self.versions[at];
-        self.versions.iter().any(|other| {
-            let promised = other.promised.is_some_and(|(seq, _)| seq <= time);
-            let after = this.promised.is_some_and(|(seq, _)| seq < other.begun);
-            let same = this.conn == other.conn && this.begun < other.begun;
-            promised && (after || same)
-        })
     }
 
     fn problem(&self, file: &UserFile, atomic: bool) -> Option<String> {
-        let current: Vec<_> = (0..self.versions.len())
-            .filter(|at| !self.superseded(*at, u64::MAX))
-            .map(|at| &self.versions[at])
-            .collect();
+        let current = self
+            .versions
+            .iter()
+            .filter(|v| !self.promised.supersedes(v));
+        let current: Vec<_> = current.collect();
         let nothing_promised = self.versions.iter().all(|v| v.promised.is_none());
         let pending = current.iter().any(|v| v.promised.is_none());
         let allowed = match file {

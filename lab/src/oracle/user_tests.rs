@@ -1,6 +1,7 @@
 //! Planted defects that the files oracle and the check's verdict must find.
 
 use plugpull_protocol::{Exited, Promise};
+use proptest::prelude::*;
 
 use super::*;
 
@@ -194,4 +195,106 @@ fn a_check_is_believed_by_its_exit() {
     let flood = "é".repeat(3) + &"line\n".repeat(2000);
     let told = check(&exited(1, &flood)).expect("judged").remove(0).detail;
     assert!(told.len() < 4100 && told.contains("(…)\nline\n") && told.ends_with("err"));
+}
+
+/// The rules said the slow way, version by version and word by word; the first
+/// word is number 1.
+fn slowly_content(history: &[Promise], atomic: bool, holds: &UserFile) -> bool {
+    struct V {
+        conn: u32,
+        value: Option<String>,
+        begun: usize,
+        promised: Option<usize>,
+    }
+    fn superseded(all: &[V], this: &V) -> bool {
+        all.iter().any(|other| {
+            let after = this.promised.is_some_and(|p| p < other.begun);
+            let same = this.conn == other.conn && this.begun < other.begun;
+            other.promised.is_some() && (after || same)
+        })
+    }
+    let mut all: Vec<V> = Vec::new();
+    let mut stray = false;
+    for (seq, word) in (1..).zip(history) {
+        match word {
+            Promise::Begin { conn, value, .. } => all.push(V {
+                conn: *conn,
+                value: value.clone(),
+                begun: seq,
+                promised: None,
+            }),
+            Promise::Ack { conn, .. } => {
+                let latest = all.iter_mut().rfind(|v| v.conn == *conn);
+                latest.expect("begun").promised.get_or_insert(seq);
+            }
+            Promise::Served { value, .. } => {
+                stray |= !all.iter().any(|v| v.value.as_ref() == Some(value));
+                let meant = (0..all.len()).find(|at| {
+                    all[*at].value.as_ref() == Some(value) && !superseded(&all, &all[*at])
+                });
+                if let Some(at) = meant {
+                    all[at].promised.get_or_insert(seq);
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let current: Vec<_> = all.iter().filter(|v| !superseded(&all, v)).collect();
+    let untouched = all.iter().all(|v| v.promised.is_none());
+    let pending = current.iter().any(|v| v.promised.is_none());
+    let whole = match holds {
+        UserFile::Absent => untouched || current.iter().any(|v| v.value.is_none()),
+        UserFile::File { sha256, .. } => current.iter().any(|v| v.value.as_ref() == Some(sha256)),
+        _ => false,
+    };
+    !stray && (whole || pending && !atomic)
+}
+
+proptest! {
+    #[test]
+    fn the_fast_way_says_what_the_slow_way_says(
+        words in proptest::collection::vec((0..3_u8, 0..3_u32, 0..4_usize), 1..14),
+        atomic: bool,
+        holds in 0..5_usize,
+    ) {
+        const VALUES: [&str; 4] = ["", "a", "b", "c"];
+        let mut open = [false; 3];
+        let mut history = Vec::new();
+        for (kind, conn, value) in words {
+            let value = VALUES[value];
+            match kind {
+                1 if open[conn as usize] => history.push(ack(conn)),
+                2 if !value.is_empty() => history.push(served(value)),
+                _ => {
+                    open[conn as usize] = true;
+                    history.push(begin(conn, value));
+                }
+            }
+        }
+        let holds = match holds {
+            0 => UserFile::Absent,
+            4 => file("torn"),
+            at => file(VALUES[at]),
+        };
+        prop_assert_eq!(
+            content(&history, atomic, &holds),
+            slowly_content(&history, atomic, &holds),
+            "{:?}", history
+        );
+    }
+}
+
+#[test]
+fn a_file_that_is_written_all_the_time_is_judged_at_once() {
+    let mut history = Vec::new();
+    for n in 0..100_000 {
+        history.extend([
+            begin(n % 7, &n.to_string()),
+            ack(n % 7),
+            served(&n.to_string()),
+        ]);
+    }
+    let ledger = Ledger::at((1..).zip(&history), u64::MAX).expect("a ledger");
+    let found = |holds: UserFile| files(&ledger, true, |_| Some(&holds)).len();
+    assert_eq!((found(file("99999")), found(file("99998"))), (0, 1));
 }

@@ -16,6 +16,7 @@ use plugpull_protocol::{
     Observation, Promise, Reply, WorkloadRequest,
     workload::user::{Call, Ended, Keys, SocketRules, UserFile, UserRan, UserRequest, UserSeen},
 };
+use sha2::{Digest, Sha256};
 
 use super::{Stage, cuts::Timeline, power_cut};
 use crate::{
@@ -56,7 +57,7 @@ const PART: usize = 256 << 10;
 const LEDGER: &str = "/run/plugpull-ledger.jsonl";
 
 /// What is asked of a state beside its content.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Question {
     /// What every state of the workload is asked.
     Usual,
@@ -67,6 +68,15 @@ pub(super) enum Question {
 }
 
 impl Question {
+    /// A name for it: the ledger of a check may be long, and there are many.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        match self {
+            Self::Check(ledger) => Sha256::digest(ledger).into(),
+            // The same for all states of a run.
+            Self::Usual | Self::Files(_) => [0; 32],
+        }
+    }
+
     /// What is asked of a state of this cut.
     pub(super) fn of(workload: &Cuttable, timeline: &Timeline, cut: u64) -> Self {
         match workload {

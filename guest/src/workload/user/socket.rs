@@ -68,7 +68,15 @@ pub(super) fn listening<T>(
         changed: Condvar::new(),
     };
     let result = std::thread::scope(|scope| {
-        let accepting = scope.spawn(|| socket.accept(scope, &listener, &stopped));
+        let accepting = scope.spawn(|| {
+            let accepted = socket.accept(scope, &listener, &stopped);
+            if let Err(error) = &accepted {
+                // The program may wait for ever now, and must not pass for one
+                // that had nothing to say.
+                socket.refuse(format!("{error:#}"));
+            }
+            accepted
+        });
         let result = body(&socket);
         drop(stop);
         // Whoever connected before now is still accepted and heard.

@@ -135,6 +135,37 @@ fn lines_of_many_connections_become_promises() {
 }
 
 #[test]
+fn many_connections_talk_at_once_and_none_is_mixed_up() {
+    const CONNECTIONS: usize = 64;
+    let (said, heard) = talk(RULES, |at| {
+        let ready = std::sync::Barrier::new(CONNECTIONS);
+        std::thread::scope(|scope| {
+            for n in 0..CONNECTIONS {
+                let ready = &ready;
+                scope.spawn(move || {
+                    let mut client = Client::new(at);
+                    ready.wait();
+                    for _ in 0..5 {
+                        assert_eq!(client.say(&format!("begin k v{n}")), "ok\n");
+                        assert_eq!(client.say("ack k"), "ok\n");
+                    }
+                });
+            }
+        });
+    });
+    assert_eq!((heard.connections, heard.refused), (64, None));
+    assert_eq!(said.len(), CONNECTIONS * 10);
+    let ledger = plugpull_lab::oracle::Ledger::at((1..).zip(&said), u64::MAX);
+    let ledger = ledger.expect("a ledger");
+    let attempts = &ledger.key("k").expect("begun").attempts;
+    assert!(attempts.iter().all(|attempt| attempt.acked.is_some()));
+    // Each connection says one value, whatever its number.
+    let pairs: std::collections::BTreeSet<_> =
+        attempts.iter().map(|a| (a.conn, a.value.clone())).collect();
+    assert_eq!(pairs.len(), CONNECTIONS);
+}
+
+#[test]
 fn ok_is_said_after_the_host_has_recorded() {
     let dir = tempfile::tempdir().expect("a directory");
     let at = dir.path().join("promises");
