@@ -5,25 +5,24 @@
 //! word at all) is no verdict on its promises: it is said in those words, and
 //! is Infra.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
-};
+mod states;
 
-use anyhow::{Result, bail, ensure};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
 use plugpull_disk::{CutTrigger, Recording, View};
 use plugpull_protocol::{
     Observation, Promise, Reply, WorkloadRequest,
-    workload::user::{Call, Ended, Keys, SocketRules, UserFile, UserRan, UserRequest, UserSeen},
+    workload::user::{Call, Ended, Keys, SocketRules, UserRan, UserRequest, UserSeen},
 };
-use sha2::{Digest, Sha256};
 
+pub(super) use self::states::{Question, judge, look, unusable};
 use super::{Stage, cuts::Timeline, power_cut};
 use crate::{
     base::Kind,
-    oracle::{self, Finding, Ledger, ledger_file, user as judges},
+    oracle::{self, Ledger, user as judges},
     programs,
-    scenario::{Count, Cuts, Cuttable, Judge, OracleName, PowerCut, Program},
+    scenario::{Cuts, Judge, OracleName, PowerCut, Program},
     session::Session,
 };
 
@@ -43,63 +42,9 @@ const NAMED_CUT: Duration = Duration::from_secs(300);
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
 /// One whose power stays on must come to its end.
 const TO_ITS_END: Duration = Duration::from_secs(600);
-/// The check of one state.
-const CHECK: Duration = Duration::from_secs(60);
-/// Looking at a message full of files.
-const LOOK: Duration = Duration::from_secs(120);
 /// What a run may promise: each promise is a message, and all are kept.
 const PROMISES_MAX: u64 = 500_000;
 const PROMISES_BYTES_MAX: u64 = 64 << 20;
-/// How much of a ledger, and how many bytes of keys, one message carries.
-const PART: usize = 256 << 10;
-
-/// Where the check finds the ledger, in memory.
-const LEDGER: &str = "/run/plugpull-ledger.jsonl";
-
-/// What is asked of a state beside its content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Question {
-    /// What every state of the workload is asked.
-    Usual,
-    /// A check reads this ledger.
-    Check(String),
-    /// These files are looked at, whatever has been promised by then.
-    Files(Vec<String>),
-}
-
-impl Question {
-    /// A name for it: the ledger of a check may be long, and there are many.
-    pub(super) fn digest(&self) -> [u8; 32] {
-        match self {
-            Self::Check(ledger) => Sha256::digest(ledger).into(),
-            // The same for all states of a run.
-            Self::Usual | Self::Files(_) => [0; 32],
-        }
-    }
-
-    /// What is asked of a state of this cut.
-    pub(super) fn of(workload: &Cuttable, timeline: &Timeline, cut: u64) -> Self {
-        match workload {
-            Cuttable::Program(program) => Self::about(program, timeline, cut),
-            _ => Self::Usual,
-        }
-    }
-
-    fn about(program: &Program, timeline: &Timeline, cut: u64) -> Self {
-        match program.judge {
-            Judge::Check { .. } => Self::Check(ledger_file::json_lines(timeline.records(), cut)),
-            Judge::Files { .. } => {
-                let keys = timeline.records().filter_map(|(_, promise)| match promise {
-                    Promise::Begin { key, .. } | Promise::Served { key, .. } => Some(key),
-                    _ => None,
-                });
-                let keys: BTreeSet<&String> = keys.collect();
-                Self::Files(keys.into_iter().cloned().collect())
-            }
-        }
-    }
-}
-
 /// Run the program until its power is cut, or it ends, and keep the recording.
 pub(super) fn record(
     stage: &mut Stage<'_>,
@@ -135,6 +80,10 @@ pub(super) fn record(
             }
             failed = moment.look(&session).err();
             failed.is_some()
+        })
+        .context(match cut.cuts {
+            Cuts::At(_) => "wait for the power cut that `cut` names; name an earlier one",
+            _ => "run the workload until its power is cut",
         })?;
     if let Some(error) = failed {
         return Err(error);
@@ -350,165 +299,5 @@ pub(super) fn has_spoken(program: &Program, timeline: &Timeline) -> Result<()> {
             bail!("{}", silent("promised nothing on the promise socket"))
         }
         _ => Ok(()),
-    }
-}
-
-/// Have the check run, or the files looked at, on what is mounted at `at`.
-pub(super) fn look(
-    session: &mut Session<'_>,
-    stage: &Stage<'_>,
-    program: &Program,
-    question: &Question,
-    at: &str,
-) -> Result<Observation> {
-    let dir = own_dir(at);
-    match (&program.judge, question) {
-        (Judge::Check { run, .. }, Question::Check(ledger)) => {
-            send_ledger(session, ledger)?;
-            let seed = seed(stage);
-            let values = [("dir", dir.as_str()), ("ledger", LEDGER), ("seed", &seed)];
-            let request = UserRequest::Check {
-                program: Call {
-                    cwd: programs::guest_dir(&stage.case.scenario.name, program),
-                    argv: run.filled(&values),
-                    timeout_ms: session.timeout_ms(CHECK),
-                },
-            };
-            session.workload(WorkloadRequest::User(request), CHECK * 2)
-        }
-        (Judge::Files { .. }, Question::Files(keys)) => {
-            let mut files = BTreeMap::new();
-            for keys in parts(keys) {
-                let request = UserRequest::Files {
-                    dir: dir.clone(),
-                    keys: keys.to_vec(),
-                };
-                match session.workload(WorkloadRequest::User(request), LOOK)? {
-                    Observation::User(UserSeen::Files { files: some }) => files.extend(some),
-                    other => bail!("the guest looked at files and saw {other:?}"),
-                }
-            }
-            ensure!(
-                files.len() == keys.len(),
-                "the guest looked at {} of {} files",
-                files.len(),
-                keys.len()
-            );
-            Ok(Observation::User(UserSeen::Files { files }))
-        }
-        (_, other) => bail!("a program's state cannot be asked {other:?}"),
-    }
-}
-
-fn send_ledger(session: &Session<'_>, ledger: &str) -> Result<()> {
-    let mut rest = ledger;
-    let mut first = true;
-    while first || !rest.is_empty() {
-        // Whole lines; one is far shorter than a part.
-        let end = match rest.get(PART..) {
-            None => rest.len(),
-            Some(_) => rest.as_bytes()[..PART]
-                .iter()
-                .rposition(|byte| *byte == b'\n')
-                .map_or(rest.len(), |at| at + 1),
-        };
-        let (text, more) = rest.split_at(end);
-        let request = UserRequest::Ledger {
-            path: LEDGER.to_owned(),
-            text: text.to_owned(),
-            first,
-        };
-        session.workload(WorkloadRequest::User(request), LOOK)?;
-        (rest, first) = (more, false);
-    }
-    Ok(())
-}
-
-/// Keys in as many messages as they need.
-fn parts(keys: &[String]) -> Vec<&[String]> {
-    let mut parts = Vec::new();
-    let mut from = 0;
-    let mut bytes = 0;
-    for (at, key) in keys.iter().enumerate() {
-        // The answer has a hash and a size for each key, and may have an error.
-        bytes += key.len() + 200;
-        if bytes >= PART {
-            parts.push(&keys[from..=at]);
-            (from, bytes) = (at + 1, 0);
-        }
-    }
-    if from < keys.len() {
-        parts.push(&keys[from..]);
-    }
-    parts
-}
-
-/// Judge what was seen of a state.
-pub(super) fn judge(
-    stage: &mut Stage<'_>,
-    program: &Program,
-    ledger: &Ledger,
-    seen: &UserSeen,
-    state: Option<&str>,
-) -> Result<()> {
-    match (seen, &program.judge) {
-        (UserSeen::Checked { ended }, Judge::Check { .. }) => {
-            let findings = judges::check(ended).map_err(|why| {
-                anyhow::anyhow!(
-                    "the check could not be started: {why}; it is run beside the `files` of \
-                     `[workload]` and `[check]`"
-                )
-            })?;
-            stage.count(Count::CheckRuns, 1);
-            stage.judged(&[OracleName::Check], findings, state);
-        }
-        (UserSeen::Files { files }, Judge::Files { atomic }) => {
-            let found = |key: &str| -> Option<&UserFile> { files.get(key) };
-            let findings = judges::files(ledger, *atomic, found);
-            stage.count(Count::FilesVerified, judges::promised(ledger));
-            stage.judged(&[OracleName::Files], findings, state);
-        }
-        (other, _) => bail!("the check answered with something else: {other:?}"),
-    }
-    Ok(())
-}
-
-/// Judge a state that could not be mounted, or brought the guest down.
-pub(super) fn unusable(
-    stage: &mut Stage<'_>,
-    program: &Program,
-    mut findings: Vec<Finding>,
-    ledger: &Ledger,
-    state: Option<&str>,
-) {
-    let mut judges = vec![OracleName::Recovery];
-    // A check that never ran has found nothing.
-    if let Judge::Files { .. } = program.judge {
-        judges.push(OracleName::Files);
-        if let acked @ 1.. = ledger.acked() {
-            findings.push(Finding {
-                oracle: OracleName::Files,
-                detail: format!("{acked} acknowledged operations cannot be read at all"),
-            });
-        }
-    }
-    stage.judged(&judges, findings, state);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_go_in_messages_of_bounded_size_and_none_is_lost() {
-        let keys: Vec<String> = (0..5000).map(|n| format!("{n:0>100}")).collect();
-        let parts = parts(&keys);
-        assert!(parts.len() > 1);
-        assert_eq!(parts.concat(), keys);
-        let longest = parts
-            .iter()
-            .map(|p| p.iter().map(|k| k.len() + 200).sum::<usize>());
-        assert!(longest.max().is_some_and(|bytes| bytes < 2 * PART));
-        assert!(super::parts(&[]).is_empty());
     }
 }

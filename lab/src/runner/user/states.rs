@@ -1,0 +1,237 @@
+//! What a program of the user's left in one state: handed to its own check, or
+//! looked at file by file.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use anyhow::{Result, bail, ensure};
+use plugpull_protocol::{
+    Observation, Promise, WorkloadRequest,
+    workload::user::{Call, UserFile, UserRequest, UserSeen},
+};
+use sha2::{Digest, Sha256};
+
+use super::{own_dir, seed};
+use crate::{
+    oracle::{Finding, Ledger, ledger_file, user as judges},
+    programs,
+    runner::{Stage, cuts::Timeline},
+    scenario::{Count, Cuttable, Judge, OracleName, Program},
+    session::Session,
+};
+
+/// The check of one state.
+const CHECK: Duration = Duration::from_secs(60);
+/// Looking at a message full of files.
+const LOOK: Duration = Duration::from_secs(120);
+/// How much of a ledger, and how many bytes of keys, one message carries.
+const PART: usize = 256 << 10;
+
+/// Where the check finds the ledger, in memory.
+const LEDGER: &str = "/run/plugpull-ledger.jsonl";
+
+/// What is asked of a state beside its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::runner) enum Question {
+    /// What every state of the workload is asked.
+    Usual,
+    /// A check reads this ledger.
+    Check(String),
+    /// These files are looked at, whatever has been promised by then.
+    Files(Vec<String>),
+}
+
+impl Question {
+    /// A name for it: the ledger of a check may be long, and there are many.
+    pub(in crate::runner) fn digest(&self) -> [u8; 32] {
+        match self {
+            Self::Check(ledger) => Sha256::digest(ledger).into(),
+            // The same for all states of a run.
+            Self::Usual | Self::Files(_) => [0; 32],
+        }
+    }
+
+    /// What is asked of a state of this cut.
+    pub(in crate::runner) fn of(workload: &Cuttable, timeline: &Timeline, cut: u64) -> Self {
+        match workload {
+            Cuttable::Program(program) => Self::about(program, timeline, cut),
+            _ => Self::Usual,
+        }
+    }
+
+    pub(super) fn about(program: &Program, timeline: &Timeline, cut: u64) -> Self {
+        match program.judge {
+            Judge::Check { .. } => Self::Check(ledger_file::json_lines(timeline.records(), cut)),
+            Judge::Files { .. } => {
+                let keys = timeline.records().filter_map(|(_, promise)| match promise {
+                    Promise::Begin { key, .. } | Promise::Served { key, .. } => Some(key),
+                    _ => None,
+                });
+                let keys: BTreeSet<&String> = keys.collect();
+                Self::Files(keys.into_iter().cloned().collect())
+            }
+        }
+    }
+}
+
+/// Have the check run, or the files looked at, on what is mounted at `at`.
+pub(in crate::runner) fn look(
+    session: &mut Session<'_>,
+    stage: &Stage<'_>,
+    program: &Program,
+    question: &Question,
+    at: &str,
+) -> Result<Observation> {
+    let dir = own_dir(at);
+    match (&program.judge, question) {
+        (Judge::Check { run, .. }, Question::Check(ledger)) => {
+            send_ledger(session, ledger)?;
+            let seed = seed(stage);
+            let values = [("dir", dir.as_str()), ("ledger", LEDGER), ("seed", &seed)];
+            let request = UserRequest::Check {
+                program: Call {
+                    cwd: programs::guest_dir(&stage.case.scenario.name, program),
+                    argv: run.filled(&values),
+                    timeout_ms: session.timeout_ms(CHECK),
+                },
+            };
+            session.workload(WorkloadRequest::User(request), CHECK * 2)
+        }
+        (Judge::Files { .. }, Question::Files(keys)) => {
+            let mut files = BTreeMap::new();
+            for keys in parts(keys) {
+                let request = UserRequest::Files {
+                    dir: dir.clone(),
+                    keys: keys.to_vec(),
+                };
+                match session.workload(WorkloadRequest::User(request), LOOK)? {
+                    Observation::User(UserSeen::Files { files: some }) => files.extend(some),
+                    other => bail!("the guest looked at files and saw {other:?}"),
+                }
+            }
+            ensure!(
+                files.len() == keys.len(),
+                "the guest looked at {} of {} files",
+                files.len(),
+                keys.len()
+            );
+            Ok(Observation::User(UserSeen::Files { files }))
+        }
+        (_, other) => bail!("a program's state cannot be asked {other:?}"),
+    }
+}
+
+fn send_ledger(session: &Session<'_>, ledger: &str) -> Result<()> {
+    let mut rest = ledger;
+    let mut first = true;
+    while first || !rest.is_empty() {
+        // Whole lines; one is far shorter than a part.
+        let end = match rest.get(PART..) {
+            None => rest.len(),
+            Some(_) => rest.as_bytes()[..PART]
+                .iter()
+                .rposition(|byte| *byte == b'\n')
+                .map_or(rest.len(), |at| at + 1),
+        };
+        let (text, more) = rest.split_at(end);
+        let request = UserRequest::Ledger {
+            path: LEDGER.to_owned(),
+            text: text.to_owned(),
+            first,
+        };
+        session.workload(WorkloadRequest::User(request), LOOK)?;
+        (rest, first) = (more, false);
+    }
+    Ok(())
+}
+
+/// Keys in as many messages as they need.
+fn parts(keys: &[String]) -> Vec<&[String]> {
+    let mut parts = Vec::new();
+    let mut from = 0;
+    let mut bytes = 0;
+    for (at, key) in keys.iter().enumerate() {
+        // The answer has a hash and a size for each key, and may have an error.
+        bytes += key.len() + 200;
+        if bytes >= PART {
+            parts.push(&keys[from..=at]);
+            (from, bytes) = (at + 1, 0);
+        }
+    }
+    if from < keys.len() {
+        parts.push(&keys[from..]);
+    }
+    parts
+}
+
+/// Judge what was seen of a state.
+pub(in crate::runner) fn judge(
+    stage: &mut Stage<'_>,
+    program: &Program,
+    ledger: &Ledger,
+    seen: &UserSeen,
+    state: Option<&str>,
+) -> Result<()> {
+    match (seen, &program.judge) {
+        (UserSeen::Checked { ended }, Judge::Check { .. }) => {
+            let findings = judges::check(ended).map_err(|why| {
+                anyhow::anyhow!(
+                    "the check could not be started: {why}; it is run beside the `files` of \
+                     `[workload]` and `[check]`"
+                )
+            })?;
+            stage.count(Count::CheckRuns, 1);
+            stage.judged(&[OracleName::Check], findings, state);
+        }
+        (UserSeen::Files { files }, Judge::Files { atomic }) => {
+            let found = |key: &str| -> Option<&UserFile> { files.get(key) };
+            let findings = judges::files(ledger, *atomic, found);
+            stage.count(Count::FilesVerified, judges::promised(ledger));
+            stage.judged(&[OracleName::Files], findings, state);
+        }
+        (other, _) => bail!("the check answered with something else: {other:?}"),
+    }
+    Ok(())
+}
+
+/// Judge a state that could not be mounted, or brought the guest down.
+pub(in crate::runner) fn unusable(
+    stage: &mut Stage<'_>,
+    program: &Program,
+    mut findings: Vec<Finding>,
+    ledger: &Ledger,
+    state: Option<&str>,
+) {
+    let mut judges = vec![OracleName::Recovery];
+    // A check that never ran has found nothing.
+    if let Judge::Files { .. } = program.judge {
+        judges.push(OracleName::Files);
+        if let acked @ 1.. = ledger.acked() {
+            findings.push(Finding {
+                oracle: OracleName::Files,
+                detail: format!("{acked} acknowledged operations cannot be read at all"),
+            });
+        }
+    }
+    stage.judged(&judges, findings, state);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_go_in_messages_of_bounded_size_and_none_is_lost() {
+        let keys: Vec<String> = (0..5000).map(|n| format!("{n:0>100}")).collect();
+        let parts = parts(&keys);
+        assert!(parts.len() > 1);
+        assert_eq!(parts.concat(), keys);
+        let longest = parts
+            .iter()
+            .map(|p| p.iter().map(|k| k.len() + 200).sum::<usize>());
+        assert!(longest.max().is_some_and(|bytes| bytes < 2 * PART));
+        assert!(super::parts(&[]).is_empty());
+    }
+}
