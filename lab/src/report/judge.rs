@@ -431,6 +431,8 @@ mod tests {
             Count::Updates,
             Count::FilesWritten,
             Count::FilesVerified,
+            Count::CheckRuns,
+            Count::Activity,
             Count::OracleChecks,
         ] {
             assert!(seen.contains(&count), "{count}");
