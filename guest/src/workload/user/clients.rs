@@ -91,6 +91,8 @@ fn rust() {
 fn python() {
     ran(&[
         "python3",
+        // Nothing is left beside the client.
+        "-B",
         "-c",
         "
 import os, plugpull
