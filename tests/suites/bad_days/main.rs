@@ -124,6 +124,7 @@ impl Stage {
                 record,
                 seed: 1,
                 logs: self.dir.path(),
+                slot: None,
             },
         )
     }
