@@ -3,7 +3,7 @@
 //! and judged under every promise that it can meet.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
@@ -48,6 +48,8 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -
     };
     let mut checker = Checker::default();
     let found = work.share(stage, &mut checker)?;
+    let ids: Vec<&str> = found.iter().map(|guilty| guilty.id.as_str()).collect();
+    stage.outcome.failures = condensed(&stage.outcome.failures, &ids);
     // One story for each oracle: the next failure is most often the same again.
     let mut told = BTreeSet::new();
     for found in found {
@@ -62,6 +64,7 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -
 struct Guilty {
     /// Which of the plan.
     state: usize,
+    id: String,
     /// The cut of the ledger.
     at: u64,
     oracle: OracleName,
@@ -77,6 +80,9 @@ struct Work<'w> {
     /// No more are wanted.
     ends: AtomicBool,
 }
+
+/// So many of the other guilty states are named.
+const NAMED: usize = 3;
 
 /// So many states are worth another guest.
 const WORTH_A_GUEST: usize = 200;
@@ -152,6 +158,7 @@ impl Work<'_> {
             let judged = judge_all(stage, self.workload, checker, &state, (timeline, &ledgers))?;
             all.extend(judged.map(|(at, oracle)| Guilty {
                 state: number,
+                id: state.id.clone(),
                 at,
                 oracle,
             }));
@@ -184,7 +191,7 @@ impl Work<'_> {
         stage.outcome.failures.push(Failure {
             oracle: guilty.oracle,
             detail,
-            state: Some(cut.crash_state(&planned.keep)?.id),
+            state: Some(guilty.id.clone()),
         });
         Ok(())
     }
@@ -215,6 +222,40 @@ fn judge_all<'a>(
     Ok(None)
 }
 
+/// Of each oracle what it said of the first guilty state, in the order of
+/// `ids`, and how many more there are: a program that is wrong is wrong in
+/// hundreds of states, and one of them is enough to see why.
+fn condensed(failures: &[Failure], ids: &[&str]) -> Vec<Failure> {
+    let place = |failure: &Failure| {
+        ids.iter()
+            .position(|id| failure.state.as_deref() == Some(*id))
+    };
+    let mut states: BTreeMap<OracleName, BTreeSet<usize>> = BTreeMap::new();
+    for failure in failures {
+        states
+            .entry(failure.oracle)
+            .or_default()
+            .extend(place(failure));
+    }
+    let is_first = |failure: &&Failure| {
+        let first = states[&failure.oracle].first().copied();
+        failure.state.is_none() || first == place(failure)
+    };
+    let mut told: Vec<Failure> = failures.iter().filter(is_first).cloned().collect();
+    for (oracle, states) in &states {
+        let more: Vec<&str> = states.iter().skip(1).map(|place| ids[*place]).collect();
+        if !more.is_empty() {
+            let such = more[..more.len().min(NAMED)].join(", ");
+            told.push(Failure {
+                oracle: *oracle,
+                detail: format!("and of {} more states, such as {such}", more.len()),
+                state: None,
+            });
+        }
+    }
+    told
+}
+
 /// What was planned out of what, for the report and as an artefact.
 fn note_coverage(stage: &mut Stage<'_>, coverage: &Coverage) -> Result<()> {
     let path = stage.dir.join(COVERAGE);
@@ -230,4 +271,39 @@ fn note_coverage(stage: &mut Stage<'_>, coverage: &Coverage) -> Result<()> {
     let skipped = coverage.skipped_mandatory();
     counts.add_named("skipped_mandatory", skipped);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(oracle: OracleName, state: &str, detail: &str) -> Failure {
+        Failure {
+            oracle,
+            detail: detail.to_owned(),
+            state: Some(state.to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_first_guilty_state_of_each_oracle_is_told_and_the_others_counted() {
+        let (ledger, check) = (OracleName::Ledger, OracleName::Check);
+        let failures = [
+            failure(ledger, "e3", "third"),
+            failure(ledger, "e2", "second"),
+            failure(ledger, "e2", "second again"),
+            failure(check, "e3", "only"),
+            failure(ledger, "e5", "fifth"),
+        ];
+        let told = condensed(&failures, &["e1", "e2", "e3", "e4", "e5"]);
+        let details: Vec<&str> = told.iter().map(|failure| failure.detail.as_str()).collect();
+        let expected = [
+            "second",
+            "second again",
+            "only",
+            "and of 2 more states, such as e3, e5",
+        ];
+        assert_eq!(details, expected);
+        assert_eq!(condensed(&[], &[]), []);
+    }
 }
