@@ -93,6 +93,8 @@ pub(super) struct Candidate {
 
 /// Where combinations are more, random choice is left to find them.
 const MOST_COMBINATIONS: u64 = 1024;
+/// Where more is pending, combinations are too many nearly always, and not counted out.
+const FEW_PENDING: usize = 32;
 /// How many random choices a situation is good for, as a multiple of what is pending.
 const RANDOM_PER_WRITE: u64 = 64;
 
@@ -318,6 +320,9 @@ fn late(walker: &Walker<'_>) -> Vec<Late> {
 /// The cuts of a situation that leave most to choose: before each answer, because it takes the
 /// choice away of landing late, and at the end.
 fn combinations(walker: &Walker<'_>) -> Vec<Combination> {
+    if walker.pending.len() > FEW_PENDING {
+        return Vec::new();
+    }
     let mut cuts: Vec<CutPoint> = walker
         .pending
         .iter()
