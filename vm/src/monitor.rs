@@ -215,8 +215,36 @@ impl State {
 
     pub(crate) fn console_line(&mut self, line: String) {
         if self.console.len() == TAIL_LINES {
-            self.console.pop_front();
+            // What ended the kernel stays, however long its backtrace is.
+            let fatal = self.fault.as_ref().filter(|fault| fault.is_fatal());
+            let stays = fatal.is_some_and(|fault| self.console.front() == Some(&fault.line));
+            self.console.remove(usize::from(stays));
         }
         self.console.push_back(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::FaultKind;
+
+    #[test]
+    fn the_line_that_ended_the_kernel_stays_whatever_follows() {
+        let monitor = Monitor::new(Phase::Kernel);
+        let mut state = monitor.state.lock().expect("nobody panicked");
+        for number in 0..3 * TAIL_LINES {
+            if number == 20 {
+                let line = String::from("Kernel panic");
+                state.console_line(line.clone());
+                let kind = FaultKind::Panic;
+                state.fault = Some(Fault { kind, line });
+            }
+            state.console_line(number.to_string());
+        }
+        let console: Vec<&str> = state.console.iter().map(String::as_str).collect();
+        assert_eq!(console.len(), TAIL_LINES);
+        assert_eq!((console[0], console[1]), ("Kernel panic", "25"));
+        assert_eq!(console[TAIL_LINES - 1], "35");
     }
 }
