@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use plugpull_disk::explore::{Budget, Plan, plan};
-use plugpull_disk::{ByteCount, Disk, DiskConfig, Recording, Seed, View};
+use plugpull_disk::{ByteCount, CutPoint, Disk, DiskConfig, Recording, Seed, Seq, View};
 
 const REQUESTS: u64 = 100_000;
 /// Writes between two flushes.
@@ -51,6 +51,7 @@ fn timed(recording: &Recording, base: &View, states: usize) -> anyhow::Result<(P
     let start = Instant::now();
     let budget = Budget {
         states,
+        from: CutPoint(Seq(0)),
         seed: Seed(1),
     };
     Ok((plan(recording, base, budget)?, start.elapsed()))

@@ -63,6 +63,9 @@ struct Plan {
     /// How many different contents.
     #[arg(long, default_value_t = 1000)]
     states: usize,
+    /// The first event that a cut may come after.
+    #[arg(long, default_value_t = 0, value_name = "EVENT")]
+    from: u64,
     /// Where random choices begin.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -201,6 +204,7 @@ fn show_plan(arguments: &Plan) -> Result<()> {
     let base = arguments.content.view()?;
     let budget = Budget {
         states: arguments.states,
+        from: CutPoint(Seq(arguments.from)),
         seed: Seed(arguments.seed),
     };
     let plan = explore::plan(&recording, &base, budget)?;
@@ -208,7 +212,7 @@ fn show_plan(arguments: &Plan) -> Result<()> {
     if arguments.list {
         let mut cutter = Cutter::new(&base, &recording)?;
         for state in &plan.states {
-            let made = cutter.at(state.cut())?.crash_state(&state.keep)?;
+            let made = cutter.at(state.cut)?.crash_state(&state.keep)?;
             let (kept, lost) = (made.kept.len(), made.dropped.len());
             write!(
                 out,

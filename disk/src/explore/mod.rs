@@ -42,6 +42,8 @@ use walk::Walker;
 pub struct Budget {
     /// How many different contents.
     pub states: usize,
+    /// The first cut that counts; 0 is before everything.
+    pub from: CutPoint,
     /// Where random choices begin.
     pub seed: Seed,
 }
@@ -60,19 +62,14 @@ pub struct Span {
 pub struct PlannedState {
     /// What it is an example of.
     pub class: Class,
-    /// Which pending writes survived the cut at the beginning of the first span.
+    /// A cut that leaves it, perhaps before the first that counts.
+    pub cut: CutPoint,
+    /// Which pending writes survived that cut.
     pub keep: Keep,
     /// Every stretch of cuts that was found to leave this content; never empty.
     pub spans: Vec<Span>,
     /// What tells it from the other contents of this plan.
     pub sum: ContentSum,
-}
-
-impl PlannedState {
-    /// A cut that can leave it, with `keep`.
-    pub fn cut(&self) -> CutPoint {
-        self.spans[0].first
-    }
 }
 
 /// What was done about one class.
@@ -123,12 +120,16 @@ pub fn plan(recording: &Recording, base: &View, budget: Budget) -> Result<Plan> 
     let mut counts = vec![0; Class::ALL.len()];
     let mut situations = 0;
     Walker::walk(recording, &index, |walker| {
+        if walker.last < budget.from {
+            return;
+        }
         situations += 1;
         for (count, class) in counts.iter_mut().zip(Class::ALL) {
             *count += Candidates::of(class, walker, budget.seed).count(walker);
         }
     });
     let mut planned = Planned {
+        from: budget.from,
         states: Vec::new(),
         by_sum: HashMap::new(),
     };
@@ -154,6 +155,9 @@ pub fn plan(recording: &Recording, base: &View, budget: Budget) -> Result<Plan> 
             let mut draw = Draw::new(of.candidates, room, seed);
             let mut first = 0;
             Walker::walk(recording, &index, |walker| {
+                if walker.last < budget.from {
+                    return;
+                }
                 let candidates = Candidates::of(of.class, walker, budget.seed);
                 let end = first + candidates.count(walker);
                 while let Some(number) = draw.next_before(end) {
@@ -190,6 +194,7 @@ fn room(class: Class, candidates: u64, left: usize) -> u64 {
 
 /// What is planned so far.
 struct Planned {
+    from: CutPoint,
     states: Vec<PlannedState>,
     by_sum: HashMap<ContentSum, usize>,
 }
@@ -197,8 +202,11 @@ struct Planned {
 impl Planned {
     /// Whether it is a content that was not planned yet.
     fn add(&mut self, class: Class, candidate: Candidate) -> bool {
+        if candidate.last < self.from {
+            return false;
+        }
         let span = Span {
-            first: candidate.cut,
+            first: candidate.cut.max(self.from),
             last: candidate.last,
         };
         if let Some(at) = self.by_sum.get(&candidate.sum) {
@@ -208,6 +216,7 @@ impl Planned {
         self.by_sum.insert(candidate.sum, self.states.len());
         self.states.push(PlannedState {
             class,
+            cut: candidate.cut,
             keep: candidate.keep,
             spans: vec![span],
             sum: candidate.sum,

@@ -19,6 +19,7 @@ use crate::units::{AtomicUnit, ByteCount, Honesty, RequestId, SECTOR_BYTES, Sect
 
 const EVERYTHING: Budget = Budget {
     states: usize::MAX >> 1,
+    from: CutPoint(Seq(0)),
     seed: Seed(1),
 };
 
@@ -283,13 +284,22 @@ fn histories(requests: usize, errnos: &[u32], then: &mut impl FnMut(&[Event])) {
 
 /// A plan without limits holds, for every cut, what the cut may leave, and nothing else.
 fn check(store: &Store, events: &[Event]) {
+    check_from(store, events, 0);
+    check_from(store, events, events.len() / 2);
+}
+
+fn check_from(store: &Store, events: &[Event], from: usize) {
     let recording = store.recording(events);
-    let plan = plan(&recording, &store.base, EVERYTHING).expect("a plan");
+    let budget = Budget {
+        from: CutPoint(Seq(from as u64)),
+        ..EVERYTHING
+    };
+    let plan = plan(&recording, &store.base, budget).expect("a plan");
     let contents: Vec<Vec<Option<usize>>> = plan
         .states
         .iter()
         .map(|state| {
-            let cut = PowerCut::new(&store.base, &recording, state.cut()).expect("a cut");
+            let cut = PowerCut::new(&store.base, &recording, state.cut).expect("a cut");
             read(&cut.crash_state(&state.keep).expect("a state").view)
         })
         .collect();
@@ -310,8 +320,14 @@ fn check(store: &Store, events: &[Event]) {
             .filter(|(state, _)| can(state))
             .map(|(_, content)| content.clone())
             .collect();
-        let expected = disks(&events[..cut]);
-        assert_eq!(planned, expected, "at the cut {cut} of {events:?}");
+        let expected = match cut < from {
+            true => BTreeSet::new(),
+            false => disks(&events[..cut]),
+        };
+        assert_eq!(
+            planned, expected,
+            "at the cut {cut} of {events:?} from {from}"
+        );
     }
 }
 
@@ -388,6 +404,7 @@ proptest! {
         honesty in honesty(),
         history in history(),
         states in 1..200_usize,
+        from in any::<prop::sample::Index>(),
     ) {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let image = dir.path().join("base");
@@ -395,17 +412,19 @@ proptest! {
             .expect("a base image");
         let base = View::from_image(&image).expect("a base");
         let recording = record(&dir.path().join("log"), honesty, &history);
-        let budget = Budget { states, seed: Seed(7) };
+        let from = CutPoint(Seq(from.index(recording.last_seq().0 as usize + 1) as u64));
+        let budget = Budget { states, from, seed: Seed(7) };
         let planned = plan(&recording, &base, budget).expect("a plan");
         prop_assert_eq!(&plan(&recording, &base, budget).expect("again"), &planned);
         prop_assert!(!planned.states.is_empty() && planned.states.len() <= states);
         let mut digests = HashSet::new();
         for state in &planned.states {
-            let cut = PowerCut::new(&base, &recording, state.cut()).expect("a cut");
+            let cut = PowerCut::new(&base, &recording, state.cut).expect("a cut");
             let view = cut.crash_state(&state.keep).expect("a state").view;
             prop_assert!(digests.insert(view.digest().expect("a digest")), "{state:?} again");
             let mut content = vec![0; (DISK_SECTORS * SECTOR_BYTES) as usize];
             view.read_at(0, &mut content).expect("the whole disk");
+            prop_assert!(state.spans.iter().all(|span| span.first >= from));
             for end in state.spans.iter().flat_map(|span| [span.first, span.last]) {
                 let lists = recording.at(end).expect("a cut");
                 for sector in 0..DISK_SECTORS {
@@ -442,11 +461,11 @@ fn a_small_budget_reaches_the_end_and_says_what_it_left_out() {
     let recording = store.recording(&events);
     let budget = |states| Budget {
         states,
-        seed: Seed(1),
+        ..EVERYTHING
     };
     let small = plan(&recording, &store.base, budget(40)).expect("a plan");
     let last = recording.last_seq().0;
-    let furthest = small.states.iter().map(|state| state.cut().0.0).max();
+    let furthest = small.states.iter().map(|state| state.cut.0.0).max();
     assert!(furthest > Some(last - 20), "{furthest:?} of {last}");
     assert!(small.coverage.skipped_mandatory() > 0);
     assert_eq!(small.states.len(), 40);

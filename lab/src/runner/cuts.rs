@@ -88,7 +88,7 @@ impl Timeline {
 
     /// Where a program of the user's began. One that promises nothing is judged
     /// by its check from there on.
-    fn start(&self) -> Option<u64> {
+    pub(super) fn start(&self) -> Option<u64> {
         let started =
             |promise: &Promise| matches!(promise, Promise::Mark { text } if text == MARK_START);
         let found = self.promises.iter().find(|(_, promise)| started(promise));

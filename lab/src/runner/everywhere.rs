@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use plugpull_disk::{
-    CrashState, Cutter, PowerCut, Seed,
+    CrashState, CutPoint, Cutter, PowerCut, Seed, Seq,
     explore::{self, Budget, Coverage, PlannedState},
 };
 use plugpull_vm::lock::Slot;
@@ -35,6 +35,8 @@ const COVERAGE: &str = "coverage.json";
 pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -> Result<()> {
     let budget = Budget {
         states: plan.states as usize,
+        // Before a program of the user's begins, its directory need not be there.
+        from: CutPoint(Seq(plan.timeline.start().unwrap_or(0))),
         seed: Seed(stage.seed),
     };
     let planned = explore::plan(plan.recording, plan.base, budget)?;
@@ -149,7 +151,7 @@ impl Work<'_> {
             let Some(planned) = self.states.get(number) else {
                 break;
             };
-            let state = cutter.at(planned.cut())?.crash_state(&planned.keep)?;
+            let state = cutter.at(planned.cut)?.crash_state(&planned.keep)?;
             let lossy = !state.dropped_completed.is_empty();
             stage.count(Count::DroppedCompletedCuts, u64::from(lossy));
             stage.count(Count::CrashStates, 1);
@@ -178,7 +180,7 @@ impl Work<'_> {
     ) -> Result<()> {
         let start = Instant::now();
         let planned = &self.states[guilty.state];
-        let cut = PowerCut::new(self.plan.base, self.plan.recording, planned.cut())?;
+        let cut = PowerCut::new(self.plan.base, self.plan.recording, planned.cut)?;
         let found = Found {
             cut: &cut,
             keep: &planned.keep,

@@ -102,7 +102,7 @@ fn promises_no_hash() -> Result<()> {
 /// It promises and never writes: the untouched disk convicts it.
 fn is_convicted() -> Result<()> {
     let workload = "SAY; say \"begin k v\" \"ack k\" \"begin gone\"";
-    let check = "echo \"seed {seed}\"; cat {ledger}; test -e {dir}/k";
+    let check = "echo \"seed {seed}\"; cat {ledger}; ! grep -q gone {ledger} || test -e {dir}/k";
     let (outcome, why) = run("is-convicted", workload, Some(check))?;
     ensure!(why.is_none(), "{why:?}");
     let first = outcome.failures.first().context("it was acquitted")?;
