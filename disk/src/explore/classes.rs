@@ -91,6 +91,26 @@ pub(super) struct Candidate {
     pub(super) sum: ContentSum,
 }
 
+impl Candidate {
+    /// Whether it lacks, at one of its cuts, some of a write that had been answered with success.
+    pub(super) fn drops_completed(&self, walker: &Walker<'_>) -> bool {
+        let is_answered = |id: &RequestId| {
+            let answer = walker.answer(*id);
+            answer.is_some_and(|answer| answer <= self.last.0)
+        };
+        let mut answered = walker.pending.iter().filter(|id| is_answered(id));
+        match &self.keep {
+            Keep::DurableOnly => answered.next().is_some(),
+            Keep::AllBut(id, _) => is_answered(id),
+            Keep::Exactly(survivors) => {
+                let (ids, torn) = (survivors.ids(), survivors.torn());
+                answered.any(|id| ids.binary_search(id).is_err() || torn.contains(id))
+            }
+            Keep::Everything | Keep::Subset(_) => false,
+        }
+    }
+}
+
 /// Where combinations are more, random choice is left to find them.
 const MOST_COMBINATIONS: u64 = 1024;
 /// Where more is pending, combinations are too many nearly always, and not counted out.

@@ -68,6 +68,9 @@ pub struct PlannedState {
     pub keep: Keep,
     /// Every stretch of cuts that was found to leave this content; never empty.
     pub spans: Vec<Span>,
+    /// Whether at one of these cuts it lacks some of a write that was answered with success: a
+    /// loss that only a flush would have prevented.
+    pub drops_completed: bool,
     /// What tells it from the other contents of this plan.
     pub sum: ContentSum,
 }
@@ -161,7 +164,9 @@ pub fn plan(recording: &Recording, base: &View, budget: Budget) -> Result<Plan> 
                 let candidates = Candidates::of(of.class, walker, budget.seed);
                 let end = first + candidates.count(walker);
                 while let Some(number) = draw.next_before(end) {
-                    let fresh = planned.add(of.class, candidates.get(number - first, walker));
+                    let candidate = candidates.get(number - first, walker);
+                    let drops_completed = candidate.drops_completed(walker);
+                    let fresh = planned.add(of.class, candidate, drops_completed);
                     draw.found(fresh);
                 }
                 first = end;
@@ -201,7 +206,7 @@ struct Planned {
 
 impl Planned {
     /// Whether it is a content that was not planned yet.
-    fn add(&mut self, class: Class, candidate: Candidate) -> bool {
+    fn add(&mut self, class: Class, candidate: Candidate, drops_completed: bool) -> bool {
         if candidate.last < self.from {
             return false;
         }
@@ -210,7 +215,9 @@ impl Planned {
             last: candidate.last,
         };
         if let Some(at) = self.by_sum.get(&candidate.sum) {
-            add(&mut self.states[*at].spans, span);
+            let state = &mut self.states[*at];
+            state.drops_completed |= drops_completed;
+            add(&mut state.spans, span);
             return false;
         }
         self.by_sum.insert(candidate.sum, self.states.len());
@@ -219,6 +226,7 @@ impl Planned {
             cut: candidate.cut,
             keep: candidate.keep,
             spans: vec![span],
+            drops_completed,
             sum: candidate.sum,
         });
         true

@@ -425,6 +425,21 @@ proptest! {
             let mut content = vec![0; (DISK_SECTORS * SECTOR_BYTES) as usize];
             view.read_at(0, &mut content).expect("the whole disk");
             prop_assert!(state.spans.iter().all(|span| span.first >= from));
+            // At some cut of its spans, as the lists of that cut say; the other way round for
+            // contents that more than one choice leaves.
+            let lacks = |cut: CutPoint| {
+                let lists = recording.at(cut).expect("a cut");
+                let kept = match &state.keep {
+                    Keep::Exactly(survivors) if survivors.torn().is_empty() => survivors.ids(),
+                    Keep::DurableOnly => Vec::new(),
+                    _ => return state.drops_completed,
+                };
+                lists.completed.iter().any(|id| !kept.contains(id))
+            };
+            let (first, last) = (state.spans[0].first.0.0, state.spans[0].last.0.0);
+            if (first..=last).any(|cut| lacks(CutPoint(Seq(cut)))) {
+                prop_assert!(state.drops_completed, "{state:?}");
+            }
             for end in state.spans.iter().flat_map(|span| [span.first, span.last]) {
                 let lists = recording.at(end).expect("a cut");
                 for sector in 0..DISK_SECTORS {

@@ -152,8 +152,8 @@ impl Work<'_> {
                 break;
             };
             let state = cutter.at(planned.cut)?.crash_state(&planned.keep)?;
-            let lossy = !state.dropped_completed.is_empty();
-            stage.count(Count::DroppedCompletedCuts, u64::from(lossy));
+            let lossy = u64::from(planned.drops_completed);
+            stage.count(Count::DroppedCompletedCuts, lossy);
             stage.count(Count::CrashStates, 1);
             let timeline = self.plan.timeline;
             let ledgers = timeline.ledgers(&planned.spans);
