@@ -12,8 +12,8 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use plugpull_disk::{
-    CrashState, CutPoint, Cutter, PowerCut, Seed, Seq,
-    explore::{self, Budget, Coverage, PlannedState},
+    CrashState, CutPoint, Cutter, Keep, PowerCut, Seed, Seq,
+    explore::{self, Budget, Coverage, PlannedState, Span},
 };
 use plugpull_vm::lock::Slot;
 
@@ -180,7 +180,14 @@ impl Work<'_> {
     ) -> Result<()> {
         let start = Instant::now();
         let planned = &self.states[guilty.state];
-        let cut = PowerCut::new(self.plan.base, self.plan.recording, planned.cut)?;
+        // Where the promise was broken, if the choice of survivors says the same there.
+        let at = CutPoint(Seq(guilty.at));
+        let within = |span: &Span| span.first <= at && at <= span.last;
+        let cut = match &planned.keep {
+            Keep::DurableOnly | Keep::Exactly(_) if planned.spans.first().is_some_and(within) => at,
+            _ => planned.cut,
+        };
+        let cut = PowerCut::new(self.plan.base, self.plan.recording, cut)?;
         let found = Found {
             cut: &cut,
             keep: &planned.keep,
