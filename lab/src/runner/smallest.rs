@@ -71,7 +71,11 @@ pub(super) fn story<'a>(
     }
     let pieces = pieces_of(found.keep, &state.kept);
     let whole = |pieces: &[Piece]| Keep::Exactly(Survivors::new(pieces.to_vec()));
-    let kept = smallest(&pieces, &mut tries, |some| fails(&whole(some)))?;
+    let kept = match fails(&whole(&pieces))? {
+        true => Some(smallest(&pieces, &mut tries, |some| fails(&whole(some)))?),
+        // That a write landed late is part of it.
+        false => None,
+    };
     let without = |lost: &[RequestId]| {
         let kept = pending.iter().copied().filter(|id| !lost.contains(id));
         Keep::Exactly(Survivors::whole(kept))
@@ -83,24 +87,29 @@ pub(super) fn story<'a>(
         // A torn or late write is part of it.
         false => None,
     };
-    Ok(match lost {
-        Some(lost) if lost.is_empty() => format!(
-            "everything submitted by event {} is there, and it is wrong all the same",
-            state.cut
+    let told = |pieces| told(plan.recording, pieces);
+    let enough = match (lost, kept) {
+        (Some(lost), _) if lost.is_empty() => {
+            return Ok(format!(
+                "everything submitted by event {} is there, and it is wrong all the same",
+                state.cut
+            ));
+        }
+        (Some(lost), kept) if kept.as_ref().is_none_or(|kept| lost.len() <= kept.len()) => {
+            let lost = lost.into_iter().map(Piece::whole).collect();
+            format!("it is enough to lose {}", told(lost))
+        }
+        (_, Some(kept)) => format!("it is enough to keep {}", told(kept)),
+        (_, None) => format!(
+            "it takes these, of which the last landed late: {}",
+            told(pieces)
         ),
-        Some(lost) if lost.len() <= kept.len() => format!(
-            "of {} pending writes at event {}, it is enough to lose {}",
-            pending.len(),
-            state.cut,
-            told(plan.recording, lost.into_iter().map(Piece::whole))
-        ),
-        _ => format!(
-            "of {} pending writes at event {}, it is enough to keep {}",
-            pending.len(),
-            state.cut,
-            told(plan.recording, kept.into_iter())
-        ),
-    })
+    };
+    Ok(format!(
+        "of {} pending writes at event {}, {enough}",
+        pending.len(),
+        state.cut
+    ))
 }
 
 /// What survives, in pieces that can be left out one by one.
@@ -121,11 +130,12 @@ fn pieces_of(keep: &Keep, kept: &[RequestId]) -> Vec<Piece> {
     }
 }
 
-fn told(recording: &Recording, pieces: impl ExactSizeIterator<Item = Piece>) -> String {
+fn told(recording: &Recording, pieces: Vec<Piece>) -> String {
     let more = pieces.len().saturating_sub(TOLD);
     let mut words: Vec<String> = pieces
+        .iter()
         .take(TOLD)
-        .map(|piece| write(recording, &piece))
+        .map(|piece| write(recording, piece))
         .collect();
     if more > 0 {
         words.push(format!("{more} more"));
