@@ -297,7 +297,7 @@ impl Case<'_, '_> {
     ) -> Result<Option<String>> {
         let distorted = plant.map(|plant| plant.distort(op.clone()));
         let found = mount.apply(distorted.as_ref().unwrap_or(op))?;
-        if let Some(known) = known::refused(op, &found) {
+        if let Some(known) = tolerance.refused(op, &found) {
             self.count(known);
             return Ok(None);
         }

@@ -27,6 +27,7 @@ pub const KNOWN: &[KnownDifference] = &[
     CACHED_ACCESS_TIME,
     FAULT_ACCESS_TIME,
     DIRECT_ACCESS_TIME,
+    LASTING_DIRECT,
     BIRTH_TIME,
     UNWRITTEN_DATA,
     DIRECTORY_AT_ITS_END,
@@ -61,6 +62,14 @@ const DIRECT_ACCESS_TIME: KnownDifference = KnownDifference {
              btrfs_direct_read), this one does",
 };
 
+const LASTING_DIRECT: KnownDifference = KnownDifference {
+    name: "o-direct-taken-back-under-passthrough",
+    reason: "the kernel opens a descriptor of its own of the file below with the flags of \
+             open(2) (fuse_passthrough_open in fs/fuse/passthrough.c) and reads and writes \
+             through that: an O_DIRECT that fcntl(2) takes back later stays there, and with \
+             it EINVAL for what is not aligned",
+};
+
 const BIRTH_TIME: KnownDifference = KnownDifference {
     name: "birth-time-before-6.6",
     reason: "FUSE_STATX came with Linux 6.6; before it no reply has room for a birth time",
@@ -88,19 +97,6 @@ const SAME_SIZE_TIMES: KnownDifference = KnownDifference {
              where ext4 does",
 };
 
-/// Whether the mount refused a call that the protocol does not carry. The plain
-/// directory is then spared the call, so that both stay the same.
-pub(crate) fn refused(op: &Op, mount: &Outcome) -> Option<&'static KnownDifference> {
-    let carried =
-        FallocateFlags::KEEP_SIZE | FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE;
-    match (op, mount) {
-        (Op::Allocate { mode, .. }, Err(Errno::OPNOTSUPP)) if mode & !carried.bits() != 0 => {
-            Some(&RANGE_MODES)
-        }
-        _ => None,
-    }
-}
-
 /// What may be taken out of the comparison of a sequence.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Tolerance {
@@ -108,6 +104,9 @@ pub(crate) struct Tolerance {
     maps: bool,
     /// It turns an open file's reads and writes into direct ones.
     turns_direct: bool,
+    /// It opens a file for direct reads and writes that the kernel does itself, and turns an
+    /// open file's into others.
+    takes_direct_back: bool,
     /// It truncates by name, and the client keeps times of its own.
     truncates: bool,
 }
@@ -116,7 +115,12 @@ impl Tolerance {
     /// Of the sequence of these calls.
     pub(crate) fn of<'a>(client: Option<Client>, calls: impl Iterator<Item = &'a Op>) -> Self {
         let mut tolerance = Tolerance::default();
+        let mut opens_direct = false;
         for op in calls {
+            opens_direct |= matches!(op, Op::Open { flags, .. } if flags.contains(OFlags::DIRECT));
+            tolerance.takes_direct_back |= client == Some(Client::Passthrough)
+                && opens_direct
+                && matches!(op, Op::SetFlags { flags, .. } if !flags.contains(OFlags::DIRECT));
             tolerance.maps |= matches!(op, Op::Map { .. });
             tolerance.turns_direct |=
                 matches!(op, Op::SetFlags { flags, .. } if flags.contains(OFlags::DIRECT));
@@ -130,6 +134,24 @@ impl Tolerance {
                 );
         }
         tolerance
+    }
+
+    /// Whether the mount refused a call that cannot get as far as natively. The plain
+    /// directory is then spared the call, so that both stay the same.
+    pub(crate) fn refused(self, op: &Op, mount: &Outcome) -> Option<&'static KnownDifference> {
+        let carried =
+            FallocateFlags::KEEP_SIZE | FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE;
+        match (op, mount) {
+            (Op::Allocate { mode, .. }, Err(Errno::OPNOTSUPP)) if mode & !carried.bits() != 0 => {
+                Some(&RANGE_MODES)
+            }
+            (Op::Read { .. } | Op::Write { .. } | Op::WriteVector { .. }, Err(Errno::INVAL))
+                if self.takes_direct_back =>
+            {
+                Some(&LASTING_DIRECT)
+            }
+            _ => None,
+        }
     }
 
     /// The mount's outcome with known differences taken out, and those differences.
@@ -207,6 +229,42 @@ pub(crate) fn forget_birth(mount: &mut Outcome, plain: &Outcome) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::op::{Base, Octal, Place};
+
+    #[test]
+    fn o_direct_lasts_under_passthrough_alone_and_once_it_was_taken_back() {
+        let open = |flags| Op::Open {
+            slot: 0,
+            place: Place {
+                base: Base::Root,
+                name: 0,
+            },
+            flags,
+            mode: Octal(0o644),
+        };
+        let set = |flags| Op::SetFlags { slot: 0, flags };
+        let (direct, none) = (OFlags::DIRECT, OFlags::empty());
+        let read = Op::Read {
+            slot: 0,
+            at: Some(1),
+            length: 1,
+        };
+        let refused = |client, calls: &[Op], errno| {
+            let tolerance = Tolerance::of(Some(client), calls.iter());
+            tolerance.refused(&read, &Err(errno)).is_some()
+        };
+        let taken_back = [open(direct), set(none)];
+        assert!(refused(Client::Passthrough, &taken_back, Errno::INVAL));
+        assert!(!refused(Client::Passthrough, &taken_back, Errno::IO));
+        assert!(!refused(Client::Requests, &taken_back, Errno::INVAL));
+        for others in [
+            [open(none), set(none)],
+            [open(direct), set(direct)],
+            [set(none), open(direct)],
+        ] {
+            assert!(!refused(Client::Passthrough, &others, Errno::INVAL));
+        }
+    }
 
     #[test]
     fn a_directory_at_its_end_is_known_for_reads_at_the_position_alone() {
