@@ -8,7 +8,7 @@ use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::client::{Client, Kernel};
-use crate::op::{Op, Target};
+use crate::op::{Op, Target, Whence};
 use crate::outcome::{Outcome, Stat, Value, When};
 use crate::tree::Entry;
 
@@ -30,6 +30,7 @@ pub const KNOWN: &[KnownDifference] = &[
     LASTING_DIRECT,
     BIRTH_TIME,
     UNWRITTEN_DATA,
+    CACHED_ALLOCATION,
     DIRECTORY_AT_ITS_END,
     SAME_SIZE_TIMES,
 ];
@@ -82,6 +83,14 @@ const UNWRITTEN_DATA: KnownDifference = KnownDifference {
              call fdatasync(2) before SEEK_DATA and SEEK_HOLE",
 };
 
+const CACHED_ALLOCATION: KnownDifference = KnownDifference {
+    name: "seek-data-of-allocated-pages-in-the-cache",
+    reason: "pages of allocated and unwritten blocks count as data once they are in the page \
+             cache (mapping_seek_hole_data in mm/filemap.c), and how much reading ahead has \
+             brought there differs between the file below and the mount, which both read \
+             ahead of the program",
+};
+
 const DIRECTORY_AT_ITS_END: KnownDifference = KnownDifference {
     name: "read-of-a-directory-at-its-end",
     reason: "Btrfs moves a directory that was listed twice to its end to the offset \
@@ -107,6 +116,8 @@ pub(crate) struct Tolerance {
     /// It opens a file for direct reads and writes that the kernel does itself, and turns an
     /// open file's into others.
     takes_direct_back: bool,
+    /// It allocates blocks without writing them.
+    allocates: bool,
     /// It truncates by name, and the client keeps times of its own.
     truncates: bool,
 }
@@ -121,6 +132,7 @@ impl Tolerance {
             tolerance.takes_direct_back |= client == Some(Client::Passthrough)
                 && opens_direct
                 && matches!(op, Op::SetFlags { flags, .. } if !flags.contains(OFlags::DIRECT));
+            tolerance.allocates |= matches!(op, Op::Allocate { .. });
             tolerance.maps |= matches!(op, Op::Map { .. });
             tolerance.turns_direct |=
                 matches!(op, Op::SetFlags { flags, .. } if flags.contains(OFlags::DIRECT));
@@ -169,6 +181,9 @@ impl Tolerance {
             }
             (Op::Read { at: None, .. }, Err(Errno::ISDIR), Err(Errno::INVAL)) => {
                 (plain.clone(), vec![&DIRECTORY_AT_ITS_END])
+            }
+            (op, mount, plain) if self.allocates && is_seek_for_data(op) && mount != plain => {
+                (plain.clone(), vec![&CACHED_ALLOCATION])
             }
             _ => (mount.clone(), Vec::new()),
         }
@@ -219,6 +234,17 @@ impl Tolerance {
     }
 }
 
+/// Whether a call asks where data or a hole is.
+pub(crate) fn is_seek_for_data(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Seek {
+            whence: Whence::Data | Whence::Hole,
+            ..
+        }
+    )
+}
+
 /// Takes birth times out of the comparison.
 pub(crate) fn forget_birth(mount: &mut Outcome, plain: &Outcome) {
     if let (Ok(Value::Stat(mount)), Ok(Value::Stat(plain))) = (mount, plain) {
@@ -264,6 +290,31 @@ mod tests {
         ] {
             assert!(!refused(Client::Passthrough, &others, Errno::INVAL));
         }
+    }
+
+    #[test]
+    fn what_counts_as_data_may_differ_where_blocks_were_allocated() {
+        let allocate = Op::Allocate {
+            slot: 0,
+            mode: 0,
+            offset: 0,
+            length: 1,
+        };
+        let seek = |whence| Op::Seek {
+            slot: 0,
+            whence,
+            offset: 0,
+        };
+        let known = |calls: &[Op], op: &Op| {
+            let (mount, plain) = (Err(Errno::NXIO), Ok(Value::Number(0)));
+            let tolerance = Tolerance::of(None, calls.iter());
+            let (found, known) = tolerance.outcome(op, &mount, &plain);
+            assert_eq!(known.is_empty(), found != plain);
+            !known.is_empty()
+        };
+        assert!(known(std::slice::from_ref(&allocate), &seek(Whence::Data)));
+        assert!(!known(&[], &seek(Whence::Data)));
+        assert!(!known(&[allocate], &seek(Whence::End)));
     }
 
     #[test]
