@@ -27,6 +27,7 @@ pub const KNOWN: &[KnownDifference] = &[
     CACHED_ACCESS_TIME,
     FAULT_ACCESS_TIME,
     DIRECT_ACCESS_TIME,
+    WRITE_ACCESS_TIME,
     LASTING_DIRECT,
     BIRTH_TIME,
     UNWRITTEN_DATA,
@@ -61,6 +62,13 @@ const DIRECT_ACCESS_TIME: KnownDifference = KnownDifference {
              the file below (backing_file_read_iter in fs/backing-file.c), which is read \
              through the cache; where direct reads set no time of access (Btrfs: \
              btrfs_direct_read), this one does",
+};
+
+const WRITE_ACCESS_TIME: KnownDifference = KnownDifference {
+    name: "access-time-of-partial-writes",
+    reason: "the writeback cache reads the rest of a page before it writes a part \
+             (fuse_write_begin in fs/fuse/file.c), and that READ says nothing that tells it \
+             from a program's",
 };
 
 const LASTING_DIRECT: KnownDifference = KnownDifference {
@@ -118,6 +126,8 @@ pub(crate) struct Tolerance {
     takes_direct_back: bool,
     /// It allocates blocks without writing them.
     allocates: bool,
+    /// It writes, and the client writes whole pages.
+    writes_pages: bool,
     /// It truncates by name, and the client keeps times of its own.
     truncates: bool,
 }
@@ -133,6 +143,8 @@ impl Tolerance {
                 && opens_direct
                 && matches!(op, Op::SetFlags { flags, .. } if !flags.contains(OFlags::DIRECT));
             tolerance.allocates |= matches!(op, Op::Allocate { .. });
+            tolerance.writes_pages |= client == Some(Client::Writeback)
+                && matches!(op, Op::Write { .. } | Op::WriteVector { .. });
             tolerance.maps |= matches!(op, Op::Map { .. });
             tolerance.turns_direct |=
                 matches!(op, Op::SetFlags { flags, .. } if flags.contains(OFlags::DIRECT));
@@ -222,6 +234,7 @@ impl Tolerance {
         let reasons = [
             (self.maps, &FAULT_ACCESS_TIME),
             (self.turns_direct, &DIRECT_ACCESS_TIME),
+            (self.writes_pages, &WRITE_ACCESS_TIME),
         ];
         if mount.access != plain.access
             && mount.access == When::Now
