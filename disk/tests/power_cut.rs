@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::client::{FLUSH, READ, WRITE};
 use common::{Rig, content};
@@ -173,6 +173,39 @@ fn a_trigger_in_the_past_cuts_at_once() {
         rig.disk.wait_cut(Duration::ZERO),
         Ok(Some(CutPoint(Seq(2))))
     );
+}
+
+#[test]
+fn at_its_time_the_power_goes_with_no_request_to_notice_it() {
+    let rig = Rig::new(SIZE, Honesty::Volatile);
+    let mut client = rig.connect();
+    client.write(0, &[1; 512]);
+    let waiting = {
+        let disk = rig.disk.clone();
+        std::thread::spawn(move || disk.wait_cut(MOMENT))
+    };
+    let start = Instant::now();
+    let after = Duration::from_millis(50);
+    rig.disk
+        .arm(CutTrigger::Time(start + after))
+        .expect("armed");
+    let cut = waiting.join().expect("no panic").expect("alive");
+    assert_eq!(cut, Some(CutPoint(Seq(3))));
+    assert!(start.elapsed() >= after && start.elapsed() < MOMENT);
+}
+
+#[test]
+fn nothing_that_comes_after_its_time_is_recorded() {
+    let rig = Rig::new(SIZE, Honesty::Volatile);
+    rig.disk.mark("before").expect("alive");
+    // Nobody waits: the mark is what notices.
+    let soon = Instant::now() + Duration::from_millis(20);
+    rig.disk.arm(CutTrigger::Time(soon)).expect("armed");
+    while Instant::now() < soon {
+        std::thread::yield_now();
+    }
+    let cut = DiskError::Cut(CutPoint(Seq(2)));
+    assert_eq!(rig.disk.mark("too late"), Err(cut));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What a disk is told to be, when it is told to die, and why it takes nothing more.
 
+use std::time::Instant;
+
 use crate::units::{AtomicUnit, CutPoint, Honesty, Seed, Seq};
 
 /// What a disk is like.
@@ -38,6 +40,9 @@ pub enum CutTrigger {
     Mark(Vec<u8>),
     /// As this event has been recorded.
     Seq(Seq),
+    /// At this moment: nothing that comes later is recorded. Where nothing comes, somebody has to
+    /// be waiting in [`crate::Disk::wait_cut`].
+    Time(Instant),
 }
 
 /// Why a disk takes nothing more.

@@ -161,6 +161,8 @@ impl Disk {
         state.recorded_log()?;
         state.trigger = Some(trigger);
         state.cut_if_due()?;
+        // Who waits may have to wait less now.
+        self.inner.changed.notify_all();
         Ok(())
     }
 
@@ -182,16 +184,22 @@ impl Disk {
         let deadline = Instant::now() + timeout;
         let mut state = self.lock();
         loop {
+            let cut_time = state.cut_time();
+            if cut_time.is_some() {
+                state.cut_if_due()?;
+            }
             match &state.end {
                 Some(DiskError::Cut(cut)) => return Ok(Some(*cut)),
                 Some(other) => return Err(other.clone()),
                 None => {}
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            let left = deadline.saturating_duration_since(now);
             if left.is_zero() {
                 return Ok(None);
             }
-            state = self.wait(state, left);
+            let due = cut_time.map(|at| at.saturating_duration_since(now));
+            state = self.wait(state, due.map_or(left, |due| due.min(left)));
         }
     }
 
@@ -286,7 +294,10 @@ impl Disk {
     }
 
     fn lock_alive(&self) -> Result<MutexGuard<'_, State>, DiskError> {
-        let state = self.lock();
+        let mut state = self.lock();
+        if state.cut_time().is_some() {
+            state.cut_if_due()?;
+        }
         match &state.end {
             None => Ok(state),
             Some(end) => Err(end.clone()),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Condvar};
+use std::time::Instant;
 
 use anyhow::Result;
 
@@ -124,6 +125,7 @@ impl State {
         let Some(log) = &self.log else { return Ok(()) };
         let is_due = match &self.trigger {
             None | Some(CutTrigger::Mark(_)) => false,
+            Some(CutTrigger::Time(at)) => Instant::now() >= *at,
             Some(CutTrigger::Request(count)) => log.next_id >= *count,
             Some(CutTrigger::Flush(count)) => self.counts.flushes >= *count,
             Some(CutTrigger::Seq(seq)) => log.writer.last_seq() >= seq.0,
@@ -132,6 +134,14 @@ impl State {
             self.cut()?;
         }
         Ok(())
+    }
+
+    /// The moment at which the power goes, where one was named and has not come.
+    pub(super) fn cut_time(&self) -> Option<Instant> {
+        match (&self.end, &self.trigger) {
+            (None, Some(CutTrigger::Time(at))) => Some(*at),
+            _ => None,
+        }
     }
 
     /// Records the cut and closes the log: nothing can follow.

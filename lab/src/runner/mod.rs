@@ -130,7 +130,7 @@ impl<'a> Stage<'a> {
         let base = Base::ensure(
             self.bed,
             Wanted {
-                image: &case.image,
+                image: &case.guest,
                 lower: &case.lower,
                 disk,
                 kind,
@@ -156,7 +156,7 @@ impl<'a> Stage<'a> {
         let start = Instant::now();
         let logs = self.dir.join(name);
         let opening = Opening {
-            image: &self.case.image,
+            image: &self.case.guest,
             spec: self.case.scenario.disk,
             view,
             log: self.log(name),

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use plugpull_disk::{CutTrigger, End, Recording, View};
 use plugpull_protocol::{Promise, WorkloadRequest, workload::MARK_CHECKPOINT_END};
 
@@ -105,9 +105,11 @@ fn record(
     let disk = session.disk().clone();
     session
         .guest()
-        .wait_until("the power cut", stage.bed.scale(CUT_TIMEOUT), || {
-            disk.end().is_some()
-        })
+        .wait_until(
+            "the power cut",
+            stage.bed.scale(CUT_TIMEOUT) + cut.cuts.named_time(),
+            || disk.end().is_some(),
+        )
         .context("run the workload until its power is cut")?;
     stage.spent("load", start);
     stage.outcome.warnings = session.guest().warnings();
@@ -115,14 +117,13 @@ fn record(
     Recording::open(&stage.log("load"))
 }
 
+/// What has the power go there; a time counts from now.
 pub(super) fn trigger(at: &CutAt) -> Result<CutTrigger> {
     Ok(match at {
+        CutAt::TimeMs(ms) => CutTrigger::Time(Instant::now() + Duration::from_millis(*ms)),
         CutAt::Request(n) => CutTrigger::Request(*n),
         CutAt::Flush(n) => CutTrigger::Flush(*n),
         CutAt::Mark(text) => CutTrigger::Mark(mark_prefix(text)?),
-        CutAt::TimeMs(_) => {
-            bail!("a cut at a time is not built yet; cut at a request, a flush or a mark")
-        }
     })
 }
 

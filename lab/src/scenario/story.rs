@@ -2,7 +2,7 @@
 //! workload that keeps a ledger can have its power cut, only a program of the
 //! user's has a check of the user's.
 
-use std::{num::NonZeroU32, ops::Range};
+use std::{num::NonZeroU32, ops::Range, time::Duration};
 
 use plugpull_protocol::workload;
 
@@ -287,6 +287,16 @@ pub enum Cuts {
     At(CutPoint),
     /// Everywhere in one recorded run, breadth first.
     Everywhere,
+}
+
+impl Cuts {
+    /// How long the power stays on because the scenario says so.
+    pub fn named_time(&self) -> Duration {
+        match self {
+            Self::At(CutPoint::TimeMs(ms)) => Duration::from_millis(*ms),
+            Self::At(_) | Self::Seeded(_) | Self::Everywhere => Duration::ZERO,
+        }
+    }
 }
 
 /// One given point; the first of its kind is number 1.

@@ -70,17 +70,21 @@ pub(super) fn record(
     let mut failed = None;
     session
         .guest()
-        .wait_until("the power cut", stage.bed.scale(deadline), || {
-            if disk.end().is_some() {
-                return true;
-            }
-            answer = session.guest().answered(pending).transpose();
-            if answer.is_some() {
-                return true;
-            }
-            failed = moment.look(&session).err();
-            failed.is_some()
-        })
+        .wait_until(
+            "the power cut",
+            stage.bed.scale(deadline) + cut.cuts.named_time(),
+            || {
+                if disk.end().is_some() {
+                    return true;
+                }
+                answer = session.guest().answered(pending).transpose();
+                if answer.is_some() {
+                    return true;
+                }
+                failed = moment.look(&session).err();
+                failed.is_some()
+            },
+        )
         .context(match cut.cuts {
             Cuts::At(_) => "wait for the power cut that `cut` names; name an earlier one",
             _ => "run the workload until its power is cut",
