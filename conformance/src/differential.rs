@@ -460,7 +460,7 @@ fn same_position(mount: &Side, plain: &Side, op: &Op) -> Result<()> {
         offset,
     };
     if let Ok(Value::Number(position)) = plain.apply(&seek(Whence::Current, 0))? {
-        mount.apply(&seek(Whence::Set, position.cast_signed()))?;
+        let _moved = mount.apply(&seek(Whence::Set, position.cast_signed()))?;
     }
     Ok(())
 }

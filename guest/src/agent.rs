@@ -147,9 +147,11 @@ impl Agent {
             }
             Request::Serve {
                 argv,
+                device,
                 at,
                 timeout_ms,
             } => {
+                let argv = devices::fill(argv, &device)?;
                 self.servers
                     .start(&argv, &at, Duration::from_millis(timeout_ms))?;
             }

@@ -22,6 +22,21 @@ pub(crate) fn node(device: &Device) -> Result<PathBuf> {
     }
 }
 
+/// The same command with every `{device}` in it being the node of this disk,
+/// which is looked for only where it is named.
+///
+/// # Errors
+/// As [`node`].
+pub(crate) fn fill(argv: Vec<String>, device: &Device) -> Result<Vec<String>> {
+    const NAME: &str = "{device}";
+    if !argv.iter().any(|word| word.contains(NAME)) {
+        return Ok(argv);
+    }
+    let node = node(device)?;
+    let node = node.to_str().context("a device's name is ASCII")?;
+    Ok(argv.iter().map(|word| word.replace(NAME, node)).collect())
+}
+
 /// `/dev/NAME` of the disk whose serial this is.
 pub(crate) fn by_serial(serial: &str) -> Result<PathBuf> {
     let mut seen = Vec::new();

@@ -199,7 +199,7 @@ fn make(bed: &Testbed, wanted: Wanted<'_>, dir: &Path, logs: &Path) -> Result<()
     )?;
     session.mkfs(wanted.lower)?;
     if let Kind::Cluster { connections } = wanted.kind {
-        session.mount_lower(wanted.lower)?;
+        session.mount_by_kernel(wanted.lower)?;
         let data = cluster_dir(LOWER);
         initdb(&session, &data)?;
         let entries = tree(&session, &data, false)?;

@@ -65,12 +65,20 @@ pub fn prepare(home: &Home, order: &Order<'_>, progress: &dyn Progress) -> Resul
     let artifacts = binaries(home, progress)?;
     mounts::check(&artifacts, order.cases)?;
     clock.lap("guest binaries");
-    let cases = order.cases.iter().map(|case| &case.image);
-    let names: BTreeSet<&ImageName> = cases.chain(order.images).collect();
+    let of_case = |case: &Case| {
+        (
+            case.guest.clone(),
+            (case.image.clone(), case.mount.packages().to_vec()),
+        )
+    };
+    let plain = |name: &ImageName| (name.clone(), (name.clone(), Vec::new()));
+    let wanted: BTreeMap<ImageName, (ImageName, Vec<String>)> = (order.cases.iter().map(of_case))
+        .chain(order.images.iter().map(plain))
+        .collect();
     let mut images = BTreeMap::new();
-    for name in names {
-        let image = image(home, name, progress)?;
-        images.insert(name.clone(), boot(home, &image, &artifacts)?);
+    for (name, (of, packages)) in wanted {
+        let image = image(home, &of, &packages, progress)?;
+        images.insert(name, boot(home, &image, &artifacts)?);
     }
     clock.lap("images");
     let payload = payload_disk(home, &artifacts, brought)?;
@@ -124,7 +132,7 @@ pub fn accelerator(
     let artifacts = binaries(home, progress)?;
     let names = crate::scenario::image_names(&home.recipes)?;
     let name = names.first().context("there is no image recipe")?;
-    let setup = boot(home, &image(home, name, progress)?, &artifacts)?;
+    let setup = boot(home, &image(home, name, &[], progress)?, &artifacts)?;
     let verdict = accel::choose(&qemu, &setup.boot, wish, &home.cache)?;
     Ok((qemu, verdict))
 }
@@ -232,12 +240,18 @@ fn binaries(home: &Home, progress: &dyn Progress) -> Result<Artifacts> {
     })
 }
 
-/// Build an image if it is missing.
+/// Build an image, with these packages besides its own, if it is missing.
 ///
 /// # Errors
 /// When the recipe is malformed or the archive cannot give what it asks for.
-pub fn image(home: &Home, name: &ImageName, progress: &dyn Progress) -> Result<Image> {
-    let recipe = Recipe::load(&home.recipes, name.as_str())?;
+pub fn image(
+    home: &Home,
+    name: &ImageName,
+    packages: &[String],
+    progress: &dyn Progress,
+) -> Result<Image> {
+    let recipe = Recipe::load(&home.recipes, name.as_str())?.with_packages(packages)?;
+    let name = &recipe.name;
     let activity = || Activity::Image {
         name: name.to_string(),
     };
@@ -335,10 +349,10 @@ fn templates(bed: &Testbed, cases: &[Case], progress: &dyn Progress) -> Result<(
     let mut seen = BTreeSet::new();
     for case in cases {
         let disk = case.scenario.disk;
-        let name = format!("{} {} {}", case.image, disk.size, disk.bus);
-        if seen.insert((name.clone(), disk.unit)) && !bed.has_template(&case.image, disk)? {
+        let name = format!("{} {} {}", case.guest, disk.size, disk.bus);
+        if seen.insert((name.clone(), disk.unit)) && !bed.has_template(&case.guest, disk)? {
             during(progress, Activity::Template { name }, || {
-                bed.template(&case.image, disk).map(drop)
+                bed.template(&case.guest, disk).map(drop)
             })?;
         }
     }
@@ -351,13 +365,13 @@ fn bases(bed: &Testbed, cases: &[Case], progress: &dyn Progress) -> Result<()> {
     for case in cases {
         for kind in kinds(&case.story) {
             let wanted = Wanted {
-                image: &case.image,
+                image: &case.guest,
                 lower: &case.lower,
                 disk: case.scenario.disk,
                 kind,
             };
             if !Base::exists(bed, wanted)? {
-                let name = format!("{} {} {}", case.image, case.lower.name, kind.name());
+                let name = format!("{} {} {}", case.guest, case.lower.name, kind.name());
                 missing.insert(
                     (name, case.scenario.disk.size.0, case.scenario.disk.unit),
                     wanted,

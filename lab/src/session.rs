@@ -233,11 +233,23 @@ impl<'a> Session<'a> {
         )
     }
 
-    /// Mount the lower filesystem.
+    /// Mount the lower filesystem, unless it is left to a server that takes
+    /// the block device.
     ///
     /// # Errors
     /// [`Trouble::Refused`] when the filesystem does not mount.
     pub fn mount_lower(&mut self, lower: &Lower) -> Result<(), Trouble> {
+        match lower.mounted {
+            true => self.mount_by_kernel(lower),
+            false => Ok(()),
+        }
+    }
+
+    /// Mount the lower filesystem by the guest's kernel, whoever serves it later.
+    ///
+    /// # Errors
+    /// [`Trouble::Refused`] when the filesystem does not mount.
+    pub fn mount_by_kernel(&mut self, lower: &Lower) -> Result<(), Trouble> {
         let request = Request::Mount {
             device: self.device.clone(),
             fs: lower.fs.name().to_owned(),
@@ -280,16 +292,16 @@ impl<'a> Session<'a> {
                     argv
                 }
             }
-            Server::Program { run, .. } => run.filled(&[
-                ("lower", LOWER),
-                ("mount", MOUNT),
-                ("device", "/dev/disk/by-id/data"),
-            ]),
+            // Where the disk's node is, the guest knows.
+            Server::Program { run, .. } => {
+                run.filled(&[("lower", LOWER), ("mount", MOUNT), ("device", "{device}")])
+            }
         };
         let timeout_ms = self.timeout_ms(MOUNT_TIMEOUT);
         self.ask(
             Request::Serve {
                 argv,
+                device: self.device.clone(),
                 at: MOUNT.to_owned(),
                 timeout_ms,
             },

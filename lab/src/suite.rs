@@ -14,7 +14,7 @@ use crate::{
     report::{Evidence, Failure, Planned, ScenarioResult, Verdict},
     rundir::RunDir,
     runner::{self, Outcome},
-    scenario::{self, BadFile, Case, CutPoint, Cuts, Loaded, Profile, Server, Story},
+    scenario::{self, BadFile, Case, Loaded, Profile},
     testbed::{Setup, Testbed, announced},
 };
 
@@ -73,22 +73,6 @@ pub fn load(home: &Home, file: Option<&std::path::Path>) -> Result<Vec<Loaded>> 
                 .with_context(|| format!("list the scenarios in {}", dir.display()))
         }
     }
-}
-
-/// What a case asks for and the runner cannot do yet; the format is ahead of
-/// it, and a case that would quietly do less is refused.
-pub fn refusal(case: &Case) -> Option<String> {
-    let what = match (&case.story, &case.mount.server) {
-        (Story::PowerCut(_, cut), _) if matches!(cut.cuts, Cuts::At(CutPoint::TimeMs(_))) => {
-            "a cut at a time (a request, a flush and a mark work)"
-        }
-        (_, Server::Program { packages, .. }) if !packages.is_empty() => {
-            "packages for a mount of your own"
-        }
-        _ if !case.lower.mounted => "a lower filesystem that is made and not mounted",
-        _ => return None,
-    };
-    Some(format!("{}: {what} cannot be run yet", case.name))
 }
 
 /// The tests of a profile.

@@ -103,7 +103,7 @@ pub(crate) fn image(args: &options::Image) -> Result<Exit> {
             prepare::ensure_host(&host::TO_BUILD_IMAGES, &*progress)?;
             for recipe in recipes(&home, names)? {
                 let name = ImageName::new(recipe.name.as_str());
-                let image = prepare::image(&home, &name, &*progress)?;
+                let image = prepare::image(&home, &name, &[], &*progress)?;
                 println!(
                     "{name}: kernel {}, {}",
                     image.kernel_release(),

@@ -180,12 +180,7 @@ fn choose(home: &Home, args: &TestVm, profile: Profile) -> Result<Vec<Case>> {
         image: args.image.clone(),
         shard,
     };
-    let chosen = selection.of(cases).map_err(Mistake::new)?;
-    let refused: Vec<String> = chosen.iter().filter_map(suite::refusal).collect();
-    if !refused.is_empty() {
-        return Err(Mistake::text(refused.join("\n")).into());
-    }
-    Ok(chosen)
+    Ok(selection.of(cases).map_err(Mistake::new)?)
 }
 
 /// Remove what runs that were killed have left, and forget old ones.

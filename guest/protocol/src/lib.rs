@@ -191,8 +191,10 @@ pub enum Request {
     /// point is a FUSE mount. Its standard error is kept and reported when it
     /// ends or fails.
     Serve {
-        /// Program and arguments.
+        /// Program and arguments; `{device}` in one stands for the disk's node.
         argv: Vec<String>,
+        /// The disk that a server of a block device takes.
+        device: Device,
         /// Where it mounts; made if missing.
         at: String,
         /// How long the mount may take to appear.

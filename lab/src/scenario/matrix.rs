@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{CaseName, ImageName, Lower, Mount, Profile, Scenario, Story, Threshold};
+use super::{CaseName, ImageName, Lower, Mount, Profile, Scenario, Server, Story, Threshold};
 
 /// One run: a scenario on one image, lower filesystem and mount.
 #[derive(Debug, Clone)]
@@ -15,6 +15,9 @@ pub struct Case {
     pub profile: Profile,
     /// The guest image.
     pub image: ImageName,
+    /// The image that its guests run: that one, with the packages that the
+    /// mount needs.
+    pub guest: ImageName,
     /// The filesystem on the disk.
     pub lower: Lower,
     /// What is mounted over it.
@@ -23,6 +26,22 @@ pub struct Case {
     pub story: Story,
     /// What must have happened before the verdict counts.
     pub thresholds: Vec<Threshold>,
+}
+
+impl Mount {
+    /// The Debian packages that it needs in the guest.
+    pub fn packages(&self) -> &[String] {
+        match &self.server {
+            Server::Program { packages, .. } => packages,
+            Server::Native | Server::PlugpullFs { .. } => &[],
+        }
+    }
+}
+
+/// The name of an image with packages added: `debian13+bindfs`.
+fn with_packages(image: &ImageName, packages: &[String]) -> ImageName {
+    let parts = std::iter::once(image.as_str()).chain(packages.iter().map(String::as_str));
+    ImageName::new(parts.collect::<Vec<_>>().join("+"))
 }
 
 impl Scenario {
@@ -44,6 +63,7 @@ impl Scenario {
                 scenario: Arc::clone(self),
                 profile,
                 image: image.clone(),
+                guest: with_packages(image, mount.packages()),
                 lower: lower.clone(),
                 mount: mount.clone(),
                 story: story.clone(),

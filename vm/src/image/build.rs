@@ -151,7 +151,7 @@ pub(super) fn unpack(
     let stale = match lock {
         None => StaleLock::Missing,
         Some(lock) if lock.recipe != recipe.packages_key() => StaleLock::OtherRecipe,
-        Some(lock) => match extract(&lock.requests()) {
+        Some(lock) => match extract(&[lock.requests(), recipe.extra.clone()].concat()) {
             Ok(packages) => {
                 lock.verify(&packages)?;
                 return Ok(Unpacked {
@@ -170,7 +170,8 @@ pub(super) fn unpack(
     };
     tracing::warn!(image = %recipe.name, "{stale}: resolving anew");
     tell(BuildEvent::LockStale(stale.clone()));
-    let packages = extract(&recipe.packages).with_context(|| format!("image {}", recipe.name))?;
+    let wanted = [&recipe.packages[..], &recipe.extra].concat();
+    let packages = extract(&wanted).with_context(|| format!("image {}", recipe.name))?;
     if let Some(lock) = lock {
         lock.verify(&packages)?;
     }

@@ -28,7 +28,7 @@ use crate::lock::FileLock;
 pub use build::{BuildEvent, Manifest, StaleLock};
 pub use lockfile::{HashMismatch, Lock};
 pub use problem::{Problem, Source, nearest};
-pub use recipe::{ImageName, Modules, Recipe, UnknownImage, names};
+pub use recipe::{ImageName, Modules, Recipe, UnknownImage, is_package_name, names};
 
 /// A build by another process is waited for this long.
 const LOCK_DEADLINE: Duration = Duration::from_secs(3600);
@@ -183,7 +183,8 @@ pub fn update(home: &Home, recipe: &Recipe, tell: &dyn Fn(BuildEvent)) -> Result
     Ok(changes(&before, &lock.packages))
 }
 
-/// Removes the built images of one name, or all; returns how many.
+/// Removes the built images of one name, with packages added or without, or
+/// all; returns how many.
 ///
 /// # Errors
 /// When one cannot be removed, or is being built for too long.
@@ -197,7 +198,7 @@ pub fn clean(home: &Home, name: Option<&ImageName>) -> Result<usize> {
         let Some(of) = path.file_name().and_then(|file| image_of(file.to_str()?)) else {
             continue;
         };
-        if !path.is_dir() || name.is_some_and(|name| *name != of) {
+        if !path.is_dir() || name.is_some_and(|name| !is_of(&of, name)) {
             continue;
         }
         let _not_while_building = build_lock(home, &of)?;
@@ -236,6 +237,12 @@ fn place(home: &Home, recipe: &Recipe, lock: Option<&Lock>) -> PathBuf {
         .field("lock", locked)
         .finish();
     images(home).join(format!("{}@{}", recipe.name, key.short()))
+}
+
+/// Whether a built image is of this recipe, with packages added or without.
+fn is_of(built: &ImageName, name: &ImageName) -> bool {
+    let added = built.as_str().strip_prefix(name.as_str());
+    added.is_some_and(|added| added.is_empty() || added.starts_with(recipe::WITH))
 }
 
 fn image_of(file: &str) -> Option<ImageName> {

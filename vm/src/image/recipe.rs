@@ -65,6 +65,9 @@ pub struct UnknownImage {
     near: Option<String>,
 }
 
+/// Between the name of an image and those of the packages that were added.
+pub(super) const WITH: &str = "-with-";
+
 /// What an image is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
@@ -87,6 +90,9 @@ pub struct Recipe {
     pub modules: Modules,
     /// Room left free on the root disk, in bytes.
     pub headroom: u64,
+    /// Packages besides those of the file, which its lock does not pin: what
+    /// the programs of one run need.
+    pub extra: Vec<String>,
 }
 
 /// Kernel modules by when they are loaded, in this order, each after what it
@@ -178,6 +184,34 @@ impl Recipe {
         Ok(Recipe::parse(name.clone(), &file, &text)?)
     }
 
+    /// The same image with more packages in it, under a name of its own; the
+    /// lock of the file goes on pinning all the others. Those that the recipe
+    /// has already add nothing.
+    ///
+    /// # Errors
+    /// When something is no name of a package.
+    pub fn with_packages(mut self, packages: &[String]) -> Result<Recipe> {
+        for package in packages {
+            anyhow::ensure!(
+                is_package_name(package),
+                "expected a package's name, found {package:?}"
+            );
+        }
+        let wanted: BTreeSet<String> = packages.iter().cloned().collect();
+        let has = |package: &String| {
+            let mut names = self.packages.iter().map(|own| own.split('/').next());
+            names.any(|own| own == Some(package))
+        };
+        self.extra = wanted.into_iter().filter(|package| !has(package)).collect();
+        if !self.extra.is_empty() {
+            // A dot or a plus is no part of an image's name; the key tells images apart.
+            let with = self.extra.join("-").replace(['.', '+'], "-");
+            let name = format!("{}{WITH}{}", self.name, with.trim_matches('-'));
+            self.name = ImageName::new(&name)?;
+        }
+        Ok(self)
+    }
+
     /// The lock beside it.
     pub fn lock_file(&self) -> PathBuf {
         self.file.with_extension("lock")
@@ -202,6 +236,9 @@ impl Recipe {
     pub fn key(&self) -> ContentHash {
         let mut key = KeyHasher::new("recipe").field("packages", self.packages_key().as_str());
         key = key.field("headroom", self.headroom.to_le_bytes());
+        for package in &self.extra {
+            key = key.field("extra", package);
+        }
         let Modules { early, late, kept } = &self.modules;
         for (when, names) in [("early", early), ("late", late), ("kept", kept)] {
             key = key.field(when, names.join(" "));
@@ -266,6 +303,7 @@ impl Recipe {
                 kept: spelt(source, &raw.modules.kept, Spelling::MODULE)?,
             },
             headroom,
+            extra: Vec::new(),
         })
     }
 }
@@ -336,6 +374,11 @@ fn packages(
     Ok(packages)
 }
 
+/// Whether a text can name a Debian package (Debian Policy 5.6.7).
+pub fn is_package_name(text: &str) -> bool {
+    Spelling::PACKAGE.fits(text)
+}
+
 /// How a kind of name is spelt.
 #[derive(Clone, Copy)]
 struct Spelling {
@@ -367,14 +410,16 @@ impl Spelling {
         upper: true,
     };
 
-    fn check(self, source: Source<'_>, name: &Spanned<String>) -> Result<String, Problem> {
-        let text = name.get_ref();
+    fn fits(self, text: &str) -> bool {
         let letter = |c: char| {
             c.is_ascii_lowercase() || c.is_ascii_digit() || (self.upper && c.is_ascii_uppercase())
         };
-        let good =
-            text.starts_with(letter) && text.chars().all(|c| letter(c) || self.also.contains(c));
-        if !good {
+        text.starts_with(letter) && text.chars().all(|c| letter(c) || self.also.contains(c))
+    }
+
+    fn check(self, source: Source<'_>, name: &Spanned<String>) -> Result<String, Problem> {
+        let text = name.get_ref();
+        if !self.fits(text) {
             return Err(source.problem(
                 name.span(),
                 format!("expected {}, found {text:?}", self.what),

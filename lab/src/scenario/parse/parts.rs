@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroU32, ops::Range};
 
+use plugpull_vm::image::is_package_name;
 use toml::Spanned;
 
 use super::{
@@ -377,6 +378,16 @@ fn program(
             .expected(
                 "`{mount}`, and either `{lower}` (a directory) or `{device}` (a block device)",
             );
+        return None;
+    }
+    let mut packages = raw.packages.iter().flat_map(Spanned::get_ref);
+    if let Some(bad) = packages.find(|package| !is_package_name(package.get_ref())) {
+        complaints
+            .add(
+                bad.span(),
+                format!("`{}` is no name of a Debian package", bad.get_ref()),
+            )
+            .expected("lower-case letters, digits, `+`, `-` and `.`");
         return None;
     }
     Some(Server::Program {

@@ -171,3 +171,24 @@ fn keys_follow_what_they_stand_for() {
         parse(&GOOD.replace("Test", "Other words")).unwrap().key()
     );
 }
+
+#[test]
+fn packages_are_added_beside_what_the_lock_pins() {
+    let plain = || parse(GOOD).unwrap();
+    let with = |packages: &[&str]| {
+        let packages: Vec<String> = packages.iter().map(|p| (*p).to_owned()).collect();
+        plain().with_packages(&packages)
+    };
+    let more = with(&["g++", "bindfs", "postgresql", "linux-image-amd64"]).unwrap();
+    assert_eq!(more.extra, ["bindfs", "g++"], "what is there is not added");
+    assert_eq!(more.name.as_str(), "test-with-bindfs-g");
+    assert_eq!(more.lock_file(), plain().lock_file());
+    assert_eq!(more.packages_key(), plain().packages_key());
+    let keys: BTreeSet<_> = [&["g++"][..], &["g"], &[]]
+        .map(|packages| with(packages).unwrap().key())
+        .into();
+    assert_eq!(keys.len(), 3, "and they make another image");
+    assert_eq!(with(&["postgresql"]).unwrap(), plain());
+    assert!(with(&["Bind FS"]).is_err());
+    assert!(with(&["bindfs=1"]).is_err());
+}

@@ -68,6 +68,10 @@ fn tables_of_names() {
         with("\"native\"", "\"b\"").replace("[disk]", "[mount.b]\nrun = []\n[disk]"),
         with("\"native\"", "\"b\"").replace(
             "[disk]",
+            "[mount.b]\nrun = [\"b\", \"{lower}\", \"{mount}\"]\npackages = [\"Bind FS\"]\n[disk]",
+        ),
+        with("\"native\"", "\"b\"").replace(
+            "[disk]",
             "[mount.b]\nrun = [\"b\", \"{device}\", \"{mount}\"]\nthreads = 2\n[disk]",
         ),
         with("\"native\"", "\"b\"").replace(
