@@ -19,6 +19,8 @@
 //! In both a write is imported as answered where it stands, so nothing is in flight at any cut. A
 //! log whose machine was killed has a number of entries that is too small: see [`Count`].
 //!
+//! The first is held against the kernel's own target in a guest: `tests/suites/interop.rs`.
+//!
 //! An export is what dm-log-writes would have logged of the same requests: at each successful
 //! flush what had completed when it was submitted, FUA writes when they complete, the rest at the
 //! end; writes that failed or were never answered not at all.

@@ -25,7 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
 const LONG: Duration = Duration::from_secs(60);
 
 fn panic() -> Result<()> {
-    let stage = Stage::new("panic")?;
+    let stage = Stage::new("bad-days::panic")?;
     let session = stage.session(false)?;
     let trouble = expect_trouble(session.ask(Request::Panic, LONG))?;
     kernel(
@@ -45,7 +45,7 @@ fn panic() -> Result<()> {
 }
 
 fn hang() -> Result<()> {
-    let stage = Stage::new("hang")?;
+    let stage = Stage::new("bad-days::hang")?;
     let session = stage.session(false)?;
     session.ask(
         say_on_the_console("Kernel panic - not syncing: says a program"),
@@ -76,7 +76,7 @@ fn hang() -> Result<()> {
 }
 
 fn shot() -> Result<()> {
-    let stage = Stage::new("shot")?;
+    let stage = Stage::new("bad-days::shot")?;
     let session = stage.session(false)?;
     let pending = session.guest().send(Request::Hang)?;
     let qemu = Watched::of(session.guest().pid())?;
@@ -101,7 +101,7 @@ fn shot() -> Result<()> {
 /// A disk that never answers, as after a power cut, leaves a task in the kernel
 /// waiting for ever.
 fn hung_task() -> Result<()> {
-    let stage = Stage::new("hung-task")?;
+    let stage = Stage::new("bad-days::hung-task")?;
     let mut session = stage.session(true)?;
     session.mount_lower(&ext4())?;
     // The guest's own setting is a minute.
@@ -119,7 +119,7 @@ fn hung_task() -> Result<()> {
 }
 
 fn out_of_memory() -> Result<()> {
-    let stage = Stage::new("out-of-memory")?;
+    let stage = Stage::new("bad-days::out-of-memory")?;
     let session = stage.session(false)?;
     // The kernel kills the hog and lives on; the answer to the next question
     // is what must not be taken.
@@ -169,7 +169,7 @@ fn kernel_without_init() -> Result<()> {
 
 /// Boot cold with other words on the kernel's command line.
 fn boot(test: &str, change: impl Fn(&mut Vec<String>)) -> Result<Trouble> {
-    let Stage { bed, image, dir } = Stage::new(test)?;
+    let Stage { bed, image, dir } = Stage::new(&format!("bad-days::{test}"))?;
     // The shared lock on cold boots is kept; the template that does not come
     // about is not tried in the shared cache.
     let lock = bed.home().cache.join("boot.lock");

@@ -27,7 +27,7 @@ pub(crate) const RUNS_A_CASE: &str = "runs-a-case";
 const CASE: &str = "page-power-cut::debian13::ext4::native";
 
 fn truncated_recording() -> Result<()> {
-    let stage = Stage::new("truncated-recording")?;
+    let stage = Stage::new("bad-days::truncated-recording")?;
     let mut session = stage.session(true)?;
     session.mount_lower(&ext4())?;
     let write = "dd if=/dev/urandom of=/mnt/lower/file bs=4k count=20 conv=fsync";

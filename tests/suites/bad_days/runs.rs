@@ -61,7 +61,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// As the child: start a guest, say which, and wait to be killed.
 pub(crate) fn hold_a_guest() -> Result<()> {
-    let stage = Stage::new("held")?;
+    let stage = Stage::new("bad-days::held")?;
     let session = stage.session(false)?;
     println!("{}", session.guest().pid());
     let killed = session

@@ -28,7 +28,7 @@ const SAY: &str = "say() { perl -MIO::Socket::UNIX -e '$s = IO::Socket::UNIX->ne
 /// Run a scenario whose workload and check are shell scripts; what was counted
 /// and found, or why nothing can be said.
 fn run(name: &str, workload: &str, check: Option<&str>) -> Result<(Outcome, Option<String>)> {
-    let stage = Stage::new(name)?;
+    let stage = Stage::new(&format!("bad-days::{name}"))?;
     let shell = |script: &str| match script.starts_with('/') {
         true => format!("run = [\"{script}\"]"),
         false => format!("run = [\"/bin/sh\", \"-c\", '''{script}''']"),
