@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use plugpull_disk::{Disk, DiskError, Server as DiskServer, View};
-use plugpull_protocol::{Device, Observation, Promise, Reply, Request, WorkloadRequest};
+use plugpull_protocol::{Device, Exited, Observation, Promise, Reply, Request, WorkloadRequest};
 use plugpull_vm::{
     Guest, Trouble,
     guest::{Alarm, Pending, PromiseSink},
@@ -38,6 +38,8 @@ pub const DATA: &str = "data";
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Unmounting writes back what is dirty.
 const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(90);
+/// Checkers read all of the metadata.
+const FSCK_TIMEOUT: Duration = Duration::from_secs(180);
 /// How long a disk is watched after its guest's end.
 const LOOK_FOR_END: Duration = Duration::from_secs(1);
 /// Requests that touch no disk.
@@ -231,6 +233,23 @@ impl<'a> Session<'a> {
             },
             Duration::from_secs(180),
         )
+    }
+
+    /// Check the lower filesystem, which is not mounted, with its own tool and
+    /// change nothing.
+    ///
+    /// # Errors
+    /// The guest's trouble, also when the tool does not come to an end.
+    pub fn fsck(&self, lower: &Lower) -> Result<Exited> {
+        let request = Request::Fsck {
+            device: self.device.clone(),
+            fs: lower.fs.name().to_owned(),
+            timeout_ms: self.timeout_ms(FSCK_TIMEOUT),
+        };
+        match self.guest.request(request, self.scale(FSCK_TIMEOUT * 2))? {
+            Reply::Exited(exited) => Ok(exited),
+            other => bail!("the guest answered fsck with {other:?}"),
+        }
     }
 
     /// Mount the lower filesystem, unless it is left to a server that takes

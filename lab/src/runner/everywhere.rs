@@ -5,7 +5,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     thread,
     time::Instant,
 };
@@ -94,6 +97,7 @@ impl Work<'_> {
     /// there are free slots for. What was found, in the order of the plan.
     fn share<'a>(&self, stage: &mut Stage<'a>, checker: &mut Checker<'a>) -> Result<Vec<Guilty>> {
         let (bed, case, dir, seed) = (stage.bed, stage.case, stage.dir, stage.seed);
+        let fscked = checker.fscked();
         thread::scope(|scope| {
             let help = |number: usize, slot: Slot| {
                 let mut outcome = Outcome::default();
@@ -104,7 +108,8 @@ impl Work<'_> {
                     seed,
                     outcome: &mut outcome,
                 };
-                let found = self.look(&mut stage, &mut Checker::helper(number, slot), || Ok(()));
+                let mut checker = Checker::helper(number, slot, Arc::clone(&fscked));
+                let found = self.look(&mut stage, &mut checker, || Ok(()));
                 self.ends.fetch_or(found.is_err(), Ordering::Relaxed);
                 found.map(|found| (found, outcome))
             };

@@ -4,12 +4,13 @@
 
 use std::{
     collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail};
 use plugpull_disk::{ContentDigest, CrashState, Keep, PowerCut, Recording, Seed, View};
-use plugpull_protocol::{Observation, WorkloadRequest};
+use plugpull_protocol::{Exited, Observation, WorkloadRequest};
 use plugpull_vm::{Trouble, lock::Slot};
 
 use super::{
@@ -20,8 +21,8 @@ use super::{
 };
 use crate::{
     base::cluster_dir,
-    oracle::{Finding, Ledger, files, postgres, transactions},
-    scenario::{Count, Cuttable, OracleName},
+    oracle::{self, Finding, Ledger, files, postgres, transactions},
+    scenario::{Count, Cuttable, OracleName, Story},
     session::Session,
 };
 
@@ -40,10 +41,25 @@ pub(super) struct Plan<'a> {
 /// What a state came to: seen once, judged for every ledger that it meets.
 #[derive(Debug, Clone)]
 pub(super) enum Seen {
-    Observed(Box<Observation>),
+    Observed(Box<Observed>),
     /// The filesystem or its server did not come up, or the guest's kernel
     /// failed: a finding about this state.
     Unusable(String),
+}
+
+/// What was seen of a state that could be used.
+#[derive(Debug, Clone)]
+pub(super) struct Observed {
+    observation: Observation,
+    /// What the filesystem's own checker said of the recovered disk.
+    fsck: Option<Exited>,
+}
+
+/// Checks of recovered disks, by content: a disk that was recovered to the same
+/// bytes gets the same answer. All guests of a case share them.
+#[derive(Debug, Default)]
+pub(super) struct Fscked {
+    seen: Mutex<HashMap<ContentDigest, Exited>>,
 }
 
 /// Check the states of every cut, breadth first: what is durable at every cut
@@ -97,18 +113,25 @@ pub(super) struct Checker<'a> {
     session: Option<Session<'a>>,
     /// By content, and by what is asked of it: a check reads the ledger too.
     seen: HashMap<(ContentDigest, [u8; 32]), Seen>,
+    fscked: Arc<Fscked>,
     guests: u32,
     looks: u32,
 }
 
 impl<'a> Checker<'a> {
     /// One of several, whose first guest runs in this slot.
-    pub(super) fn helper(number: usize, slot: Slot) -> Self {
+    pub(super) fn helper(number: usize, slot: Slot, fscked: Arc<Fscked>) -> Self {
         Checker {
             name: format!("{number}-"),
             slot: Some(slot),
+            fscked,
             ..Checker::default()
         }
+    }
+
+    /// What its helpers need not do again.
+    pub(super) fn fscked(&self) -> Arc<Fscked> {
+        Arc::clone(&self.fscked)
     }
 
     pub(super) fn see(
@@ -151,9 +174,16 @@ impl<'a> Checker<'a> {
                 stage.session_in(self.slot.take(), &name, state.view.clone(), false)?
             }
         };
-        let looked = look(&mut session, stage, workload, question);
-        let seen = match looked {
-            Ok(observation) => Seen::Observed(Box::new(observation)),
+        let seen = match look(&mut session, stage, workload, question) {
+            Ok(observation) => match session.unmount_all() {
+                Ok(()) => {
+                    let fsck = self.fscked.ask(stage, &session)?;
+                    self.session = Some(session);
+                    Seen::Observed(Box::new(Observed { observation, fsck }))
+                }
+                Err(trouble) => Seen::Unusable(format!("unmount after the check: {trouble}")),
+            },
+            // A guest whose state was unusable is not trusted with the next one.
             Err(error) => match error.downcast_ref::<Trouble>() {
                 Some(
                     trouble @ (Trouble::Refused(_) | Trouble::Kernel { .. } | Trouble::Hung { .. }),
@@ -161,22 +191,36 @@ impl<'a> Checker<'a> {
                 _ => return Err(error),
             },
         };
-        // A guest whose state was unusable is not trusted with the next one.
-        if matches!(seen, Seen::Observed(_)) {
-            match session.unmount_all() {
-                Ok(()) => self.session = Some(session),
-                Err(trouble) => {
-                    return Ok(Seen::Unusable(format!(
-                        "unmount after the check: {trouble}"
-                    )));
-                }
-            }
-        }
         if !stage.bed.setup().keep {
             // The log of a check is only its store; the state can be made again.
             let _ = std::fs::remove_file(&log);
         }
         Ok(seen)
+    }
+}
+
+impl Fscked {
+    /// What the checker says of the disk that was just unmounted, if it is asked.
+    fn ask(&self, stage: &mut Stage<'_>, session: &Session<'_>) -> Result<Option<Exited>> {
+        match &stage.case.story {
+            Story::PowerCut(_, cut) if cut.fsck => {}
+            _ => return Ok(None),
+        }
+        let start = Instant::now();
+        let recovered = session.disk().view().digest()?;
+        let known = || self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = known().get(&recovered).cloned();
+        let said = match said {
+            Some(said) => said,
+            None => {
+                stage.count(Count::FsckRuns, 1);
+                let said = session.fsck(&stage.case.lower)?;
+                known().insert(recovered, said.clone());
+                said
+            }
+        };
+        stage.spent("fsck", start);
+        Ok(Some(said))
     }
 }
 
@@ -220,8 +264,8 @@ pub(super) fn judge(
     ledger: &Ledger,
 ) -> Result<()> {
     let id = Some(state.id.as_str());
-    let observation = match seen {
-        Seen::Observed(observation) => observation,
+    let (observation, fsck) = match seen {
+        Seen::Observed(seen) => (&seen.observation, &seen.fsck),
         Seen::Unusable(why) => {
             let mut findings = vec![Finding {
                 oracle: OracleName::Recovery,
@@ -244,7 +288,7 @@ pub(super) fn judge(
         }
     };
     stage.judged(&[OracleName::Recovery], Vec::new(), id);
-    match (&**observation, workload) {
+    match (observation, workload) {
         (Observation::Recover(recovered), Cuttable::PostgresLedger(load)) => {
             let lost = transactions::judge(ledger, stage.seed, load.connections.0.get(), recovered);
             stage.judged(&[OracleName::Ledger, OracleName::Atomicity], lost, id);
@@ -263,6 +307,11 @@ pub(super) fn judge(
             user::judge(stage, program, ledger, seen, id)?;
         }
         (other, _) => bail!("the check answered with something else: {other:?}"),
+    }
+    if let Some(exited) = fsck {
+        let fsck = format!("fsck.{}", stage.case.lower.fs);
+        let found = oracle::exit_as(OracleName::Fsck, &fsck, exited);
+        stage.judged(&[OracleName::Fsck], found, id);
     }
     Ok(())
 }

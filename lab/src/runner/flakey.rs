@@ -13,7 +13,7 @@ use super::{Stage, cuts::Timeline};
 use crate::{
     base::{Kind, cluster_dir},
     oracle::{Ledger, exit_as, postgres, transactions},
-    scenario::{Connections, Count, Named, OracleName},
+    scenario::{Connections, Count, OracleName},
     session::{DATA, Session},
 };
 
@@ -31,7 +31,6 @@ const ACKS_TIMEOUT: Duration = Duration::from_secs(180);
 const STOP_TIMEOUT: Duration = Duration::from_secs(180);
 const DM_TIMEOUT: Duration = Duration::from_secs(60);
 const SERVER_TIMEOUT: Duration = Duration::from_secs(90);
-const FSCK_TIMEOUT: Duration = Duration::from_secs(180);
 
 pub(super) fn run(stage: &mut Stage<'_>, connections: Connections) -> Result<()> {
     let connections = connections.0.get();
@@ -135,17 +134,7 @@ fn replay(session: &mut Session<'_>, stage: &Stage<'_>) -> Result<()> {
 
 /// Check the lower filesystem with its own tool, read-only.
 fn fsck(stage: &mut Stage<'_>, session: &Session<'_>) -> Result<()> {
-    let request = Request::Fsck {
-        device: Device::Mapper(NAME.to_owned()),
-        fs: stage.case.lower.fs.name().to_owned(),
-        timeout_ms: session.timeout_ms(FSCK_TIMEOUT),
-    };
-    let Reply::Exited(exited) = session
-        .guest()
-        .request(request, session.scale(FSCK_TIMEOUT * 2))?
-    else {
-        bail!("the guest answered fsck with something else");
-    };
+    let exited = session.fsck(&stage.case.lower)?;
     stage.judged(
         &[OracleName::Recovery],
         exit_as(OracleName::Recovery, "fsck", &exited),

@@ -129,6 +129,8 @@ named! {
         Checksums = "checksums",
         /// What is left can be mounted, and the server starts on it.
         Recovery = "recovery",
+        /// The lower filesystem's own checker finds nothing in what was recovered.
+        Fsck = "fsck",
         /// Queries give their known answers, before and after a restart.
         Answers = "answers",
         /// `pg_amcheck` finds nothing.

@@ -17,6 +17,8 @@ named! {
         CrashStates = "crash_states",
         /// Crash states left when equal ones are taken together.
         UniqueStates = "unique_states",
+        /// Runs of the lower filesystem's own checker.
+        FsckRuns = "fsck_runs",
         /// Errors that the fault injection made.
         FaultsFired = "faults_fired",
         /// Judgements that an oracle gave.
@@ -70,6 +72,7 @@ impl Count {
         match self {
             Self::CrashStates => "crash states",
             Self::UniqueStates => "distinct crash states",
+            Self::FsckRuns => "runs of fsck",
             Self::FaultsFired => "faults fired",
             Self::OracleChecks => "oracle checks",
             Self::Cuts => "power cuts",

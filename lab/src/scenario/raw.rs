@@ -108,6 +108,7 @@ pub(crate) struct RawPowerCut {
     pub(crate) cuts: Number,
     pub(crate) cut: Text,
     pub(crate) states: Number,
+    pub(crate) fsck: Flag,
 }
 
 #[derive(Debug, Deserialize)]
@@ -175,6 +176,7 @@ impl RawPowerCut {
             cuts: over.cuts.clone().or_else(|| self.cuts.clone()),
             cut: self.cut.clone(),
             states: over.states.clone().or_else(|| self.states.clone()),
+            fsck: self.fsck.clone(),
         }
     }
 }

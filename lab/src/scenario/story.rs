@@ -276,6 +276,8 @@ pub struct PowerCut {
     pub cuts: Cuts,
     /// Crash states at most, over all cuts.
     pub states: NonZeroU32,
+    /// Whether the lower filesystem's own checker looks at what was recovered.
+    pub fsck: bool,
 }
 
 /// Where the power goes.
@@ -317,7 +319,15 @@ pub const STATES_PER_CUT: u32 = 3;
 
 impl Story {
     /// The oracles that judge this story.
-    pub fn oracles(&self) -> &'static [OracleName] {
+    pub fn oracles(&self) -> Vec<OracleName> {
+        let mut oracles = self.own_oracles().to_vec();
+        if let Self::PowerCut(_, PowerCut { fsck: true, .. }) = self {
+            oracles.push(OracleName::Fsck);
+        }
+        oracles
+    }
+
+    fn own_oracles(&self) -> &'static [OracleName] {
         use OracleName as O;
         match self {
             Self::Initdb => &[O::Exit, O::Tree, O::Checksums, O::Log],
@@ -412,6 +422,9 @@ impl Story {
 
 impl PowerCut {
     fn prove(&self, lossy: bool, wanted: &mut Vec<(Count, u64)>) {
+        if self.fsck {
+            wanted.push((Count::FsckRuns, 1));
+        }
         match &self.cuts {
             Cuts::Seeded(cuts) => {
                 let cuts = u64::from(cuts.get());

@@ -114,10 +114,8 @@ fn story(
             return None;
         }
         (Some(base), over) => {
-            if let Some(cut) = over.and_then(|over| over.get_ref().cut.as_ref()) {
-                complaints
-                    .add(cut.span(), "`cut` is the same in every profile")
-                    .expected("`cut` in `[power-cut]`; `cuts` and `states` may change");
+            if let Some(over) = over {
+                only_numbers(over.get_ref(), complaints);
             }
             let none = RawPowerCut::default();
             let resized = base.get_ref().resized(over.map_or(&none, Spanned::get_ref));
@@ -152,6 +150,22 @@ fn story(
                     "`postgres-ledger`, `page-fsync` or a program of your own as the workload",
                 );
             None
+        }
+    }
+}
+
+fn only_numbers(over: &RawPowerCut, complaints: &mut Complaints) {
+    let spans = [
+        ("cut", over.cut.as_ref().map(Spanned::span)),
+        ("fsck", over.fsck.as_ref().map(Spanned::span)),
+    ];
+    for (key, span) in spans {
+        if let Some(span) = span {
+            complaints
+                .add(span, format!("`{key}` is the same in every profile"))
+                .expected(format!(
+                    "`{key}` in `[power-cut]`; `cuts` and `states` may change"
+                ));
         }
     }
 }
@@ -463,6 +477,7 @@ fn power_cut(
         Some(Cuts::Seeded(cuts)) => cuts.get() * STATES_PER_CUT,
         _ => STATES_PER_CUT,
     };
+    let fsck = raw.fsck.as_ref().is_none_or(|flag| *flag.get_ref());
     let Some(written) = &raw.states else {
         let states = NonZeroU32::new(fewest)?;
         if matches!(cuts, Some(Cuts::Everywhere)) {
@@ -474,6 +489,7 @@ fn power_cut(
         return Some(PowerCut {
             cuts: cuts?,
             states,
+            fsck,
         });
     };
     let states = complaints.number("states", &raw.states, fewest, MAX_STATES)?;
@@ -488,6 +504,7 @@ fn power_cut(
     Some(PowerCut {
         cuts: cuts?,
         states,
+        fsck,
     })
 }
 

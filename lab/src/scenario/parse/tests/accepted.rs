@@ -26,6 +26,7 @@ fn a_file_means_what_it_says() {
         PowerCut {
             cuts: Cuts::Seeded(n(10)),
             states: n(30),
+            fsck: true,
         },
     );
     assert_eq!(scenario.story(Profile::Full), Some(&story));
@@ -67,6 +68,7 @@ fn a_profile_changes_sizes_and_thresholds_with_them() {
         shown(Profile::Full),
         [
             "oracle checks ≥ 1 (floor 1)",
+            "runs of fsck ≥ 1 (floor 1)",
             "power cuts ≥ 10 (floor 4)",
             "crash states ≥ 30 (floor 12)",
             "cuts that dropped a completed write ≥ 8 (floor 3)",
@@ -169,7 +171,11 @@ states = 2000
     );
     let scenario = parse(&files).expect("right");
     let oracles = scenario.story(Profile::Smoke).expect("runs").oracles();
-    assert_eq!(oracles, [OracleName::Recovery, OracleName::Files]);
+    let expected = [OracleName::Recovery, OracleName::Files, OracleName::Fsck];
+    assert_eq!(oracles, expected);
+    let without = parse(&format!("{files}fsck = false\n")).expect("right");
+    let oracles = without.story(Profile::Smoke).expect("runs").oracles();
+    assert_eq!(oracles, expected[..2]);
 }
 
 #[test]
@@ -216,6 +222,7 @@ fn the_suite_is_whole() {
             "control-dsync-dropped 1/1/1 caught by ledger",
             "control-enosys-fsync 0/1/1 caught by ledger",
             "control-fd-as-handle 1/1/1 caught by exit",
+            "control-fsck 1/1/1 caught by fsck",
             "control-fsx 1/1/1 caught by fsx",
             "control-fsync-ignored 1/1/1 caught by ledger",
             "control-fuse2fs 0/2/2 caught by recovery",

@@ -128,6 +128,7 @@ fn combinations_that_mean_nothing() {
         with("cuts = 10", "cuts = 11"),
         with("states = 30", "").replace("cuts = 10", ""),
         format!("{GOOD}[nightly.power-cut]\ncuts = 100\n"),
+        format!("{GOOD}[full.power-cut]\ncut = \"flush 12\"\nfsck = false\n"),
         format!("{GOOD}[full.workload]\nbuiltin = \"page-fsync\"\n"),
         with("\"postgres-ledger\"", "\"writers\"\ndamage = true").replace(cut, ""),
         with("\"postgres-ledger\"", "\"sqlite\"\ndamage = true").replace(cut, ""),
