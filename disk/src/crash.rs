@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::log::{Operation, Recording, Submit};
@@ -24,7 +25,8 @@ use crate::view::View;
 mod tests;
 
 /// Which pending writes survive a power cut.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Keep {
     /// None: nothing but what the device had promised (a lying disk: its prefix).
     DurableOnly,
@@ -229,7 +231,11 @@ impl<'a> PowerCut<'a> {
         }
     }
 
-    fn survivors(&self, keep: &Keep) -> Result<Survivors> {
+    /// Which pending writes a choice stands for, one by one.
+    ///
+    /// # Errors
+    /// As [`PowerCut::crash_state`].
+    pub fn survivors(&self, keep: &Keep) -> Result<Survivors> {
         let pending = self.state.pending();
         Ok(match keep {
             Keep::DurableOnly => Survivors::default(),

@@ -29,6 +29,15 @@ impl View {
 
     fn write_sparse(&self, file: &File) -> Result<()> {
         file.set_len(self.size().0)?;
+        self.for_each_run(|at, data| Ok(file.write_all_at(data, at)?))
+    }
+
+    /// Hands over every run of blocks of 4 KiB that are not all zeros, with the byte at which it
+    /// begins, in order. Long runs come in pieces.
+    ///
+    /// # Errors
+    /// Those of `each`, or a file below the view cannot be read.
+    pub fn for_each_run(&self, mut each: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
         let mut buffer = vec![0; View::EXPORT_STEP as usize];
         let mut at = 0;
         while at < self.size().0 {
@@ -36,7 +45,7 @@ impl View {
             if !self.surely_zeros(at, end) {
                 let piece = &mut buffer[..(end - at) as usize];
                 self.read_at(at, piece)?;
-                write_data(file, at, piece)?;
+                runs_of(at, piece, &mut each)?;
             }
             at = end;
         }
@@ -44,8 +53,8 @@ impl View {
     }
 }
 
-/// Writes the runs of blocks in `piece` that are not all zeros.
-fn write_data(file: &File, at: u64, piece: &[u8]) -> Result<()> {
+/// The runs of blocks in `piece` that are not all zeros.
+fn runs_of(at: u64, piece: &[u8], each: &mut impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
     let mut run: Option<usize> = None;
     let mut position = 0;
     for block in piece.chunks(HOLE_BYTES) {
@@ -53,7 +62,7 @@ fn write_data(file: &File, at: u64, piece: &[u8]) -> Result<()> {
         let zeros = *block == ZEROS[..block.len()];
         match (zeros, run) {
             (true, Some(start)) => {
-                file.write_all_at(&piece[start..position], at + start as u64)?;
+                each(at + start as u64, &piece[start..position])?;
                 run = None;
             }
             (false, None) => run = Some(position),
@@ -61,10 +70,10 @@ fn write_data(file: &File, at: u64, piece: &[u8]) -> Result<()> {
         }
         position += block.len();
     }
-    if let Some(start) = run {
-        file.write_all_at(&piece[start..], at + start as u64)?;
+    match run {
+        Some(start) => each(at + start as u64, &piece[start..]),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// A file under a temporary name, removed unless it is published.
