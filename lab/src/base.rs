@@ -167,6 +167,12 @@ impl Base {
         View::from_image(&self.dir.join("disk.img"))
     }
 
+    /// Its name in the cache.
+    pub fn name(&self) -> String {
+        let name = self.dir.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
     /// What initdb made natively on this lower filesystem, before the cluster
     /// was started for the first time.
     ///

@@ -3,6 +3,7 @@
 pub mod artifacts;
 pub mod base;
 pub mod bench;
+pub mod capsule;
 mod minimise;
 pub mod mounts;
 pub mod oracle;
@@ -10,6 +11,7 @@ pub mod prepare;
 pub mod programs;
 pub mod progress;
 pub mod report;
+pub mod repro;
 pub mod rundir;
 pub mod runner;
 pub mod scenario;

@@ -56,6 +56,21 @@ pub type Laps = BTreeMap<String, f64>;
 /// When the host lacks something, an image or a binary cannot be built, or no
 /// guest boots.
 pub fn prepare(home: &Home, order: &Order<'_>, progress: &dyn Progress) -> Result<(Testbed, Laps)> {
+    let (bed, mut clock) = guests(home, order, progress)?;
+    bases(&bed, order.cases, progress)?;
+    clock.lap("base disks");
+    Ok((bed, clock.laps))
+}
+
+/// As [`prepare`], for guests whose disks are there already.
+///
+/// # Errors
+/// As there.
+pub fn without_disks(home: &Home, order: &Order<'_>, progress: &dyn Progress) -> Result<Testbed> {
+    guests(home, order, progress).map(|(bed, _)| bed)
+}
+
+fn guests(home: &Home, order: &Order<'_>, progress: &dyn Progress) -> Result<(Testbed, Clock)> {
     let mut clock = Clock::new();
     let brought = programs::payload_files(order.cases)?;
     ensure_host(&host::TO_BUILD_IMAGES, progress)?;
@@ -81,6 +96,10 @@ pub fn prepare(home: &Home, order: &Order<'_>, progress: &dyn Progress) -> Resul
         images.insert(name, boot(home, &image, &artifacts)?);
     }
     clock.lap("images");
+    let hashed = |file: &PayloadFile| -> Result<_> {
+        Ok((file.guest.clone(), ContentHash::of_file(&file.host)?))
+    };
+    let brought_hashes = brought.iter().map(hashed).collect::<Result<_>>()?;
     let payload = payload_disk(home, &artifacts, brought)?;
     let first = images
         .values()
@@ -100,14 +119,13 @@ pub fn prepare(home: &Home, order: &Order<'_>, progress: &dyn Progress) -> Resul
         qemu,
         images,
         payload,
+        brought: brought_hashes,
         artifacts,
     };
     let bed = Testbed::new(home.clone(), setup)?;
     templates(&bed, order.cases, progress)?;
     clock.lap("templates");
-    bases(&bed, order.cases, progress)?;
-    clock.lap("base disks");
-    Ok((bed, clock.laps))
+    Ok((bed, clock))
 }
 
 /// Install what the host lacks, and say so.

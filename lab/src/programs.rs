@@ -29,12 +29,27 @@ pub fn guest_dir(scenario: &ScenarioName, program: &Program) -> String {
     }
 }
 
-fn all_of(program: &Program) -> impl Iterator<Item = &HostFile> {
+/// The place of such a file on the payload disk.
+pub(crate) fn place(scenario: &ScenarioName, name: &str) -> PathBuf {
+    Path::new(PROGRAMS).join(scenario.as_str()).join(name)
+}
+
+/// Every host file that a program brings.
+pub(crate) fn all_of(program: &Program) -> impl Iterator<Item = &HostFile> {
     let more: &[HostFile] = match &program.judge {
         Judge::Check { files, .. } => files,
         Judge::Files { .. } => &[],
     };
     program.files.iter().chain(more)
+}
+
+/// The same, to have them taken from elsewhere.
+pub(crate) fn all_of_mut(program: &mut Program) -> impl Iterator<Item = &mut HostFile> {
+    let more: &mut [HostFile] = match &mut program.judge {
+        Judge::Check { files, .. } => files,
+        Judge::Files { .. } => &mut [],
+    };
+    program.files.iter_mut().chain(more)
 }
 
 /// The files that these cases bring.
@@ -56,7 +71,7 @@ pub fn payload_files(cases: &[Case]) -> Result<Vec<PayloadFile>, BadFile> {
         for file in all_of(program) {
             match found(scenario.dir(), file) {
                 Ok((host, name, size)) => {
-                    let guest = Path::new(PROGRAMS).join(scenario.name.as_str()).join(name);
+                    let guest = place(&scenario.name, &name);
                     if all.insert(guest, host).is_none() {
                         bytes += size;
                     }

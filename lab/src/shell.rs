@@ -59,6 +59,9 @@ const ENVIRONMENT: [(&str, &str); 3] = [
 /// A guest with everything mounted.
 pub struct Shell<'a> {
     session: Session<'a>,
+    /// Where it begins.
+    at: &'static str,
+    about: String,
 }
 
 /// A person's end: keyboard, screen, and something that becomes readable when
@@ -138,12 +141,18 @@ impl<'a> Shell<'a> {
                 options: String::new(),
             },
         })?;
-        Ok(Self { session })
+        let about = format!("{LOWER} is the lower filesystem, {MOUNT} is plugpull-fs over it");
+        Ok(Self::on(session, MOUNT, about))
+    }
+
+    /// In a guest where everything is mounted that will be.
+    pub(crate) fn on(session: Session<'a>, at: &'static str, about: String) -> Self {
+        Self { session, at, about }
     }
 
     /// What a person should know of it.
-    pub fn about(&self) -> String {
-        format!("{LOWER} is the lower filesystem, {MOUNT} is plugpull-fs over it")
+    pub fn about(&self) -> &str {
+        &self.about
     }
 
     /// Run a script with `/bin/sh -c`, from the directory of the mount, with
@@ -152,7 +161,7 @@ impl<'a> Shell<'a> {
     /// # Errors
     /// When it cannot be started or the guest is in trouble.
     pub fn run(&self, script: &str) -> Result<Exited> {
-        let enter = format!("cd {MOUNT} && exec /bin/sh -c \"$1\"");
+        let enter = format!("cd {} && exec /bin/sh -c \"$1\"", self.at);
         let argv = ["/bin/sh", "-c", &enter, "sh", script];
         let timeout_ms = u64::try_from(SCRIPT_TIMEOUT.as_millis())?;
         let request = Request::Exec {
@@ -184,7 +193,7 @@ impl<'a> Shell<'a> {
             term: person.term,
             rows: size.ws_row,
             columns: size.ws_col,
-            dir: MOUNT.to_owned(),
+            dir: self.at.to_owned(),
         })?;
         let ended = self.relay(person.keyboard, person.ended, &mut console, shell)?;
         if !ended {

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use plugpull_vm::cache::Home;
 
 use crate::{
+    capsule,
     report::{Evidence, Failure, Planned, ScenarioResult, Verdict},
     rundir::RunDir,
     runner::{self, Outcome},
@@ -204,17 +205,36 @@ fn evidence(
         .then(|| format!("no judgement was given by: {}", silent.join(", ")));
     let mut counts = outcome.counts;
     counts.add_named("kernel_warnings", outcome.warnings.len() as u64);
-    let repro = rerun(case.name.as_str(), setup);
-    let failures = outcome.failures.into_iter().map(|failure| Failure {
-        oracle: failure.oracle.to_string(),
-        detail: match &failure.state {
-            Some(state) => format!("{}@{state}: {}", case.name, failure.detail),
-            None => failure.detail,
-        },
-        repro: repro.clone(),
-    });
+    let rerun = rerun(case.name.as_str(), setup);
+    let kept = outcome.capsule.unwrap_or_default();
+    let repro = |state: &String| {
+        let id = capsule::id(&case.name, state);
+        kept.states
+            .contains(state)
+            .then(|| format!("cargo xtask repro {id}"))
+    };
+    let mut failures: Vec<Failure> = Vec::new();
+    for failure in outcome.failures {
+        failures.push(Failure {
+            oracle: failure.oracle.to_string(),
+            repro: failure
+                .state
+                .as_ref()
+                .and_then(repro)
+                .unwrap_or_else(|| rerun.clone()),
+            detail: match &failure.state {
+                Some(state) => format!("{}: {}", capsule::id(&case.name, state), failure.detail),
+                None => failure.detail,
+            },
+        });
+    }
+    if let (Some(why), Some(first)) = (&kept.why_not, failures.first_mut()) {
+        first
+            .detail
+            .push_str(&format!("\nno capsule was made: {why}"));
+    }
     planned.result(Evidence {
-        failures: failures.collect(),
+        failures,
         counts,
         phases: outcome.seconds,
         seconds: start.elapsed().as_secs_f64(),

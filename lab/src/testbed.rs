@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use plugpull_disk::{AtomicUnit, DiskConfig, Honesty, Seed};
 use plugpull_vm::{
     accel::Verdict as AccelVerdict,
-    cache::Home,
+    cache::{ContentHash, Home},
     guest::Payload,
     lock::{Slot, Slots},
     machine::{Bus, DiskShape, Medium, Shape},
@@ -56,6 +56,9 @@ pub struct Setup {
     pub images: BTreeMap<ImageName, ImageSetup>,
     /// The payload disk.
     pub payload: PathBuf,
+    /// The users' files on it, by their places there.
+    #[serde(default)]
+    pub brought: BTreeMap<PathBuf, ContentHash>,
     /// The binaries, by content.
     pub artifacts: Artifacts,
 }

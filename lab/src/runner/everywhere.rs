@@ -21,7 +21,7 @@ use plugpull_disk::{
 use plugpull_vm::lock::Slot;
 
 use super::{
-    Failure, Outcome, Stage,
+    Failure, Outcome, Stage, capsules,
     cuts::Timeline,
     explore::{Checker, Plan, judge},
     smallest::{self, Found},
@@ -162,7 +162,11 @@ impl Work<'_> {
             stage.count(Count::CrashStates, 1);
             let timeline = self.plan.timeline;
             let ledgers = timeline.ledgers(&planned.spans);
+            let before = stage.outcome.failures.len();
             let judged = judge_all(stage, self.workload, checker, &state, (timeline, &ledgers))?;
+            if let Some((at, _)) = judged {
+                capsules::note(stage, before, &state, &planned.keep, at)?;
+            }
             all.extend(judged.map(|(at, oracle)| Guilty {
                 state: number,
                 id: state.id.clone(),

@@ -14,7 +14,7 @@ use plugpull_protocol::{Exited, Observation, WorkloadRequest};
 use plugpull_vm::{Trouble, lock::Slot};
 
 use super::{
-    Stage,
+    Stage, capsules,
     cuts::{Chosen, Timeline},
     power_cut::{PAGE_WRITES, PAGES},
     user::{self, Question},
@@ -97,7 +97,9 @@ pub(super) fn run(
             let question = Question::of(workload, plan.timeline, state.cut.0.0);
             let seen = checker.see(stage, workload, &state, &question)?;
             let ledger = Ledger::at(plan.timeline.records(), state.cut.0.0)?;
+            let before = stage.outcome.failures.len();
             judge(stage, workload, &state, &seen, &ledger)?;
+            capsules::note(stage, before, &state, &keep, state.cut.0.0)?;
         }
     }
     Ok(())

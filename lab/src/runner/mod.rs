@@ -4,6 +4,7 @@
 //! observation means. An error out of here is never a failure of the program
 //! under test: it is Infra.
 
+mod capsules;
 mod conformance;
 mod cuts;
 mod distribution;
@@ -13,6 +14,7 @@ mod flakey;
 mod initdb;
 mod load;
 mod power_cut;
+mod repro;
 mod smallest;
 mod user;
 mod writers;
@@ -36,7 +38,9 @@ use crate::{
     testbed::Testbed,
 };
 
+pub use capsules::{Guilty, Kept};
 pub use power_cut::Progress;
+pub use repro::{Again, again, shell_on};
 
 /// What came of a story.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +55,10 @@ pub struct Outcome {
     pub failures: Vec<Failure>,
     /// What the console warned of.
     pub warnings: Vec<String>,
+    /// The crash states that oracles objected to, in the order of looking.
+    pub guilty: Vec<Guilty>,
+    /// What became of their capsule; absent where none is made.
+    pub capsule: Option<Kept>,
 }
 
 impl Outcome {
@@ -63,6 +71,7 @@ impl Outcome {
         self.applied.extend(other.applied);
         self.failures.extend(other.failures);
         self.warnings.extend(other.warnings);
+        self.guilty.extend(other.guilty);
     }
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use plugpull_disk::{CutTrigger, End, Recording, View};
 use plugpull_protocol::{Promise, WorkloadRequest, workload::MARK_CHECKPOINT_END};
 
-use super::{Stage, cuts::Timeline, everywhere, explore, user};
+use super::{Stage, capsules, cuts::Timeline, everywhere, explore, user};
 use crate::{
     base::{Kind, cluster_dir},
     oracle::Ledger,
@@ -48,7 +48,8 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut) ->
         },
         Cuttable::PageFsync | Cuttable::Program(_) => Kind::Empty,
     };
-    let base = stage.base(kind)?.view()?;
+    let disk = stage.base(kind)?;
+    let base = disk.view()?;
     let recording = match workload {
         Cuttable::Program(program) => user::record(stage, program, cut, base.clone())?,
         _ => record(stage, workload, cut, base.clone())?,
@@ -71,14 +72,17 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut) ->
         timeline: &timeline,
         states: cut.states.get(),
     };
-    match &cut.cuts {
+    let told = match &cut.cuts {
         Cuts::Everywhere => everywhere::run(stage, workload, &plan),
         Cuts::Seeded(count) => {
             let cuts = timeline.choose(count.get(), stage.seed);
             explore::run(stage, workload, &plan, &cuts)
         }
         Cuts::At(_) => explore::run(stage, workload, &plan, &[timeline.end()]),
-    }
+    };
+    // Also of what was found before something went wrong.
+    capsules::keep(stage, &disk, &plan);
+    told
 }
 
 /// Run the workload until its power is cut, and keep the recording.

@@ -16,7 +16,7 @@ use plugpull_protocol::{
     workload::user::{Call, Ended, Keys, SocketRules, UserRan, UserRequest, UserSeen},
 };
 
-pub(super) use self::states::{Question, judge, look, unusable};
+pub(super) use self::states::{LEDGER, Question, judge, look, send_ledger, unusable};
 use super::{Stage, cuts::Timeline, power_cut};
 use crate::{
     base::Kind,
@@ -233,7 +233,7 @@ fn workload(
 }
 
 /// `{dir}`: made by the guest, durable before the program starts.
-fn own_dir(at: &str) -> String {
+pub(super) fn own_dir(at: &str) -> String {
     format!("{at}/work")
 }
 

@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(120);
 const PART: usize = 256 << 10;
 
 /// Where the check finds the ledger, in memory.
-const LEDGER: &str = "/run/plugpull-ledger.jsonl";
+pub(in crate::runner) const LEDGER: &str = "/run/plugpull-ledger.jsonl";
 
 /// What is asked of a state beside its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,7 +123,7 @@ pub(in crate::runner) fn look(
     }
 }
 
-fn send_ledger(session: &Session<'_>, ledger: &str) -> Result<()> {
+pub(in crate::runner) fn send_ledger(session: &Session<'_>, ledger: &str) -> Result<()> {
     let mut rest = ledger;
     let mut first = true;
     while first || !rest.is_empty() {
