@@ -4,7 +4,7 @@ use std::{process::ExitCode, process::ExitStatus};
 
 use anyhow::Result;
 use plugpull_lab::{
-    mounts, prepare,
+    capsule, mounts, prepare,
     progress::{self, Event},
     report::Verdict,
     scenario::{BadFile, ImageName},
@@ -49,6 +49,8 @@ impl Exit {
             cause.is::<Mistake>()
                 || cause.is::<BadFile>()
                 || cause.is::<mounts::Refused>()
+                || cause.is::<capsule::BadCapsule>()
+                || cause.is::<capsule::NoSuchState>()
                 || cause.is::<image::Problem>()
                 || cause.is::<image::UnknownImage>()
         };

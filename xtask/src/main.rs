@@ -5,6 +5,7 @@ mod ci;
 mod commands;
 mod nextest;
 mod options;
+mod repro;
 mod shell;
 mod signals;
 mod test;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     let outcome = match options.command {
         Command::TestVm(args) => test::test_vm(&args),
         Command::Test(args) => test::test(&args),
+        Command::Repro(args) => repro::run(&args),
         Command::Shell(args) => shell::run(&args),
         Command::Image(args) => commands::image(&args),
         Command::Doctor(args) => commands::doctor(&args),

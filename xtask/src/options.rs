@@ -22,12 +22,24 @@ pub(crate) enum Command {
     TestVm(TestVm),
     /// Everything CI runs: fmt, clippy, unit tests, host mounts, the smoke profile
     Test(Test),
+    /// Show a failing crash state again, without running the workload again
+    ///
+    /// Takes seconds: the disk that the power cut left is built from the recording,
+    /// mounted in a guest, and judged by the same oracles. The disk is as the program
+    /// wrote it then; whether a program that writes otherwise still fails takes a
+    /// new `test-vm`.
+    ///
+    /// Exit codes: 1 it fails (again), 0 it does not fail any more, 2 a mistake in the
+    /// call, or a capsule that is damaged or does not fit, 69 nothing can be said.
+    Repro(Repro),
     /// A shell in a guest, with the filesystem mounted
     ///
     /// The lower filesystem is at /mnt/lower, plugpull-fs over it at /mnt/fs,
     /// where the shell starts. On a terminal it is interactive; otherwise
     /// standard input is one script. The disk is empty at first and forgotten
-    /// at the end.
+    /// at the end. With a failure it is the failing disk, mounted as its
+    /// scenario says; what had been promised by then lies in
+    /// /run/plugpull-ledger.jsonl.
     Shell(Shell),
     /// Guest images: list, build, update their locks, clean
     Image(Image),
@@ -122,13 +134,53 @@ pub(crate) struct Test {
     pub(crate) accel: Accel,
 }
 
+/// Which failing state.
+#[derive(Debug, Args)]
+pub(crate) struct Failure {
+    /// An id from a report, as notes::debian13::ext4::native@e3-18d8d609 or
+    /// notes/ext4@e3-18d8d609; or a capsule: failures.capsule in the directory of a test
+    #[arg(value_name = "ID|CAPSULE")]
+    pub(crate) failure: String,
+    /// Which state of the capsule; the first that the report told of unless given
+    #[arg(long, value_name = "STATE")]
+    pub(crate) state: Option<String>,
+    /// Judge by this scenario file, and with the programs that it brings, as they are now,
+    /// instead of those in the capsule
+    #[arg(long, value_name = "FILE")]
+    pub(crate) scenario: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Repro {
+    #[command(flatten)]
+    pub(crate) failure: Failure,
+    /// Keep what the capsule holds, taken apart, and the disk as an image
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// How guests execute
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) accel: Accel,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Shell {
+    #[command(flatten)]
+    pub(crate) failure: Option<Failure>,
     /// The guest's image
-    #[arg(long, value_name = "NAME", default_value = "debian12")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "debian12",
+        conflicts_with = "failure"
+    )]
     pub(crate) image: String,
     /// The lower filesystem: ext4, xfs or btrfs
-    #[arg(long, value_name = "NAME", default_value = "ext4")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "ext4",
+        conflicts_with = "failure"
+    )]
     pub(crate) lower: String,
     /// Run this instead of reading commands, and end with its exit code
     #[arg(short = 'c', value_name = "COMMAND")]

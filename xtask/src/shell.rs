@@ -1,4 +1,5 @@
-//! `shell`: a guest with the filesystem mounted, for a person or a script.
+//! `shell`: a guest with the filesystem mounted, or with a failing disk, for a
+//! person or a script.
 
 use std::{
     io::{IsTerminal, Read, Write},
@@ -8,8 +9,9 @@ use std::{
 use anyhow::{Context, Result};
 use plugpull_lab::{
     prepare::{self, Order},
-    progress::{self, Event},
+    progress::{self, Event, Progress},
     rundir::RunDir,
+    runner,
     scenario::{Fs, ImageName, Named, Profile, nearest},
     shell::{Person, Shell},
 };
@@ -17,11 +19,32 @@ use plugpull_vm::{cache::Home, image::Recipe};
 
 use crate::{
     commands::{Exit, Mistake},
-    options, signals, test,
+    options,
+    repro::Ready,
+    signals, test,
 };
 
 /// Start a guest, run what was asked for, end the guest.
 pub(crate) fn run(args: &options::Shell) -> Result<Exit> {
+    match &args.failure {
+        Some(failure) => on_a_failure(args, failure),
+        None => on_an_empty_disk(args),
+    }
+}
+
+fn on_a_failure(args: &options::Shell, failure: &options::Failure) -> Result<Exit> {
+    let script = script(args.command.as_deref())?;
+    let progress = progress::on_stderr();
+    let ready = Ready::new(failure, test::wish(args.accel), &*progress)?;
+    let (dir, state) = (ready.dir.path(), &ready.state);
+    let shell = runner::shell_on(&ready.bed, &ready.case, &ready.capsule, state, dir)?;
+    let exit = serve(&shell, script, &ready.case.name.to_string(), progress)?;
+    shell.close()?;
+    ready.dir.remove()?;
+    Ok(exit)
+}
+
+fn on_an_empty_disk(args: &options::Shell) -> Result<Exit> {
     let home = Home::find()?;
     let lower = lower(&args.lower)?;
     let image = ImageName::new(&args.image);
@@ -42,18 +65,28 @@ pub(crate) fn run(args: &options::Shell) -> Result<Exit> {
     };
     let (bed, _) = prepare::prepare(&home, &order, &*progress)?;
     let shell = Shell::open(&bed, &image, lower, dir.path(), &*progress)?;
-    let exit = match script {
-        Some(script) => commands(&shell, &script)?,
-        None => {
-            let text = format!("{image}, {lower}: {}", shell.about());
-            progress.tell(&Event::Notice { text });
-            drop(progress);
-            interact(&shell)?
-        }
-    };
+    let exit = serve(&shell, script, &format!("{image}, {lower}"), progress)?;
     shell.close()?;
     dir.remove()?;
     Ok(exit)
+}
+
+/// Run the script, or hand the shell to a person and say what it is.
+fn serve(
+    shell: &Shell<'_>,
+    script: Option<String>,
+    name: &str,
+    progress: Box<dyn Progress>,
+) -> Result<Exit> {
+    let text = format!("{name}: {}", shell.about());
+    match script {
+        Some(script) => commands(shell, &script),
+        None => {
+            progress.tell(&Event::Notice { text });
+            drop(progress);
+            interact(shell)
+        }
+    }
 }
 
 fn lower(name: &str) -> Result<Fs> {

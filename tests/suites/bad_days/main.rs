@@ -6,6 +6,7 @@
 //! run that it announces; the calls of `xtask` are made with the binary that was
 //! built beside this one.
 
+mod capsules;
 mod guests;
 mod input;
 mod processes;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Ok(recording::RUNS_A_CASE) => recording::run_a_case(),
         _ => {
             let tests = [
+                capsules::TESTS,
                 guests::TESTS,
                 recording::TESTS,
                 runs::TESTS,
