@@ -13,8 +13,9 @@
 //!   processors. (One ready request says nothing: a client that is woken on the same
 //!   processor asks again before the thread that answered it has come to read.)
 //! - Any other request may turn out to be slow. A watch looks every five milliseconds,
-//!   while there are requests, and calls one more if nobody waits. That has another
-//!   use: a lone client and the thread that serves it may have been woken on two
+//!   while there are requests, and calls one more if nobody waits, unless as many
+//!   threads as there are processors get on with their requests without sleeping: one
+//!   more would only take turns with them. That the watch calls has another use: a lone client and the thread that serves it may have been woken on two
 //!   processors over and over, and a thread that comes and goes changes places with
 //!   it. Without that a lone client makes half as many calls (docs/figures.md).
 //!
@@ -25,11 +26,14 @@
 //! another waiting, and that one does not park before it has taken a request.
 //!
 //! Architecture Invariant: while there are more threads to be had, no request waits
-//! longer than the watch's interval because of others that are slow.
+//! longer than the watch's interval because of others that wait for something, nor than
+//! two because of others that keep the processors busy.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use rustix::thread::{Pid, gettid};
 
 /// How many threads wait for requests when there are none.
 pub(crate) const WAITING: usize = 1;
@@ -101,6 +105,8 @@ pub(crate) struct Readers {
     most: usize,
     processors: usize,
     waiting: AtomicUsize,
+    /// How often any thread has come to read.
+    reads: AtomicU64,
     /// Whether the watch has something to look at.
     watching: AtomicBool,
     state: Mutex<State>,
@@ -111,6 +117,8 @@ pub(crate) struct Readers {
 #[derive(Debug, Default)]
 struct State {
     threads: usize,
+    /// Threads that are not parked.
+    about: Vec<Pid>,
     parked: usize,
     /// Parked threads that were called and have not woken up yet.
     calls: usize,
@@ -124,6 +132,7 @@ impl Readers {
             most: most.max(1),
             processors,
             waiting: AtomicUsize::new(0),
+            reads: AtomicU64::new(0),
             watching: AtomicBool::new(false),
             state: Mutex::default(),
             bell: Condvar::new(),
@@ -141,8 +150,14 @@ impl Readers {
         self.state().threads += 1;
     }
 
+    /// Notes that the calling thread begins to read.
+    pub(crate) fn begin(&self) {
+        self.state().about.push(gettid());
+    }
+
     /// Runs `read`, which waits for a request.
     pub(crate) fn wait<T>(&self, pace: &mut Pace, read: impl FnOnce() -> T) -> T {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let begun = Instant::now();
         let read = read();
@@ -196,7 +211,8 @@ impl Readers {
     }
 
     /// The watch: returns when a new thread is needed, or the session has ended.
-    pub(crate) fn watch(&self) -> Call {
+    /// `is_running` says whether a thread is on a processor or ready for one.
+    pub(crate) fn watch(&self, is_running: impl Fn(Pid) -> bool) -> Call {
         loop {
             let state = self.state();
             let state = self
@@ -205,6 +221,7 @@ impl Readers {
                     !state.ended && !self.watching.load(Ordering::Acquire)
                 })
                 .unwrap_or_else(PoisonError::into_inner);
+            let reads = self.reads.load(Ordering::Relaxed);
             let (state, _) = self
                 .watch_bell
                 .wait_timeout_while(state, INTERVAL, |state| !state.ended)
@@ -218,11 +235,24 @@ impl Readers {
                 // It goes on watching until somebody waits: who comes may take a slow
                 // request too, and knows nothing of it.
                 self.watching.store(true, Ordering::Release);
-                if self.call(self.most) == Call::NewThread {
+                if !self.are_processors_busy(reads, &is_running)
+                    && self.call(self.most) == Call::NewThread
+                {
                     return Call::NewThread;
                 }
             }
         }
+    }
+
+    /// Whether the threads keep all processors busy, and one has come to read since there
+    /// were so many reads.
+    fn are_processors_busy(&self, reads: u64, is_running: impl Fn(Pid) -> bool) -> bool {
+        if self.reads.load(Ordering::Relaxed) == reads {
+            return false;
+        }
+        let about = self.state().about.clone();
+        let running = about.iter().filter(|thread| is_running(**thread));
+        about.len() >= self.processors && running.count() >= self.processors
     }
 
     /// Parks the calling thread, which has answered, if it has had little to do and
@@ -231,8 +261,10 @@ impl Readers {
         if pace.slept < IDLE || self.waiting.load(Ordering::Relaxed) < WAITING {
             return true;
         }
+        let me = gettid();
         let mut state = self.state();
         state.parked += 1;
+        state.about.retain(|thread| *thread != me);
         while state.calls == 0 && !state.ended {
             state = self
                 .bell
@@ -241,6 +273,7 @@ impl Readers {
         }
         state.parked -= 1;
         state.calls = state.calls.saturating_sub(1);
+        state.about.push(me);
         *pace = Pace::default();
         !state.ended
     }
@@ -278,6 +311,10 @@ mod tests {
     }
 
     fn no_more() -> bool {
+        false
+    }
+
+    fn asleep(_: Pid) -> bool {
         false
     }
 
@@ -364,10 +401,10 @@ mod tests {
             Call::Nobody,
             "the watch sees to it"
         );
-        assert_eq!(readers.watch(), Call::NewThread);
+        assert_eq!(readers.watch(asleep), Call::NewThread);
         readers.started();
         std::thread::scope(|scope| {
-            let watch = scope.spawn(|| readers.watch());
+            let watch = scope.spawn(|| readers.watch(asleep));
             // Both are busy and there are no more; then one waits, and it sleeps.
             waiting(&readers, || {
                 assert_eq!(
@@ -378,6 +415,24 @@ mod tests {
             readers.end();
             assert_eq!(watch.join().unwrap(), Call::End);
         });
+    }
+
+    #[test]
+    fn nobody_is_called_to_busy_processors_while_requests_are_taken() {
+        let readers = Readers::new(9, 2);
+        let running = |_: Pid| true;
+        let before = readers.reads.load(Ordering::Relaxed);
+        readers.begin();
+        waiting(&readers, || ());
+        assert!(!readers.are_processors_busy(before, running), "one of two");
+        readers.begin();
+        assert!(readers.are_processors_busy(before, running));
+        assert!(!readers.are_processors_busy(before, asleep));
+        let now = readers.reads.load(Ordering::Relaxed);
+        assert!(
+            !readers.are_processors_busy(now, running),
+            "nobody has come to read since"
+        );
     }
 
     #[test]

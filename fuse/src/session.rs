@@ -11,6 +11,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
 use rustix::io::Errno;
+use rustix::thread::Pid;
 use thiserror::Error;
 use zerocopy::IntoBytes;
 
@@ -260,7 +261,7 @@ impl<F: Filesystem> Threads<F> {
     /// Starts threads that slow requests make necessary, until the session ends.
     fn watch(self) {
         let Threads { ref readers, .. } = self;
-        while readers.watch() == Call::NewThread {
+        while readers.watch(is_running) == Call::NewThread {
             self.start_one_more();
         }
     }
@@ -274,6 +275,7 @@ impl<F: Filesystem> Threads<F> {
 
     fn dispatch(&self) -> Result<(), SessionError> {
         let shared = &self.shared;
+        self.readers.begin();
         let mut buffer = Buffer::new(shared.max_write);
         let mut pace = Pace::default();
         loop {
@@ -313,6 +315,16 @@ impl<F: Filesystem> Threads<F> {
             Err(malformed) => refuse(&self.shared.device, message, malformed),
         }
     }
+}
+
+/// Whether a thread of this process is on a processor or ready for one: state R in
+/// proc_pid_stat(5). Of one that cannot be asked it is not known, so it is not said.
+fn is_running(thread: Pid) -> bool {
+    let path = format!("/proc/self/task/{thread}/stat");
+    let stat = std::fs::read_to_string(path).unwrap_or_default();
+    // The name before it may hold anything.
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| rest.starts_with('R'))
 }
 
 fn processors() -> usize {
