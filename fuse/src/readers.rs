@@ -15,9 +15,10 @@
 //! - Any other request may turn out to be slow. A watch looks every five milliseconds,
 //!   while there are requests, and calls one more if nobody waits, unless as many
 //!   threads as there are processors get on with their requests without sleeping: one
-//!   more would only take turns with them. That the watch calls has another use: a lone client and the thread that serves it may have been woken on two
-//!   processors over and over, and a thread that comes and goes changes places with
-//!   it. Without that a lone client makes half as many calls (docs/figures.md).
+//!   more would only take turns with them. That the watch calls has another use: a lone
+//!   client and the thread that serves it may have been woken on two processors over
+//!   and over, and a thread that comes and goes changes places with it. Without that
+//!   a lone client makes half as many calls (docs/figures.md).
 //!
 //! A thread that had to sleep for its request several times in a row, while another
 //! was waiting as well, parks. Whether it slept is told by the time that the read took.
@@ -175,7 +176,13 @@ impl Readers {
         slow: bool,
         is_more: impl FnOnce() -> bool,
     ) -> Call {
-        if self.waiting.load(Ordering::Relaxed) > 0 || self.most == 1 {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        if slow && waiting <= WAITING {
+            // Of two that wait for such requests one takes what comes while the other
+            // serves; if it parked it would have to be called for the next.
+            pace.slept = 0;
+        }
+        if waiting > 0 || self.most == 1 {
             return Call::Nobody;
         }
         if slow {
@@ -433,6 +440,20 @@ mod tests {
             !readers.are_processors_busy(now, running),
             "nobody has come to read since"
         );
+    }
+
+    #[test]
+    fn who_takes_slow_requests_does_not_park_unless_two_others_wait() {
+        let readers = Readers::new(9, 2);
+        let mut pace = idle();
+        waiting(&readers, || {
+            waiting(&readers, || {
+                readers.taken(&mut pace, true, no_more);
+                assert_eq!(pace.slept, IDLE);
+            });
+            readers.taken(&mut pace, true, no_more);
+            assert_eq!(pace.slept, 0);
+        });
     }
 
     #[test]

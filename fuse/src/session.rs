@@ -450,3 +450,28 @@ fn refuse(device: &Device, message: &[u8], malformed: Malformed) {
 fn device_error(doing: &'static str) -> impl FnOnce(Errno) -> SessionError {
     move |error| SessionError::Device { doing, error }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_waits_is_not_running() {
+        assert!(is_running(rustix::thread::gettid()));
+        let (tell, told) = channel();
+        let (go, wait) = channel::<()>();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                tell.send(rustix::thread::gettid()).unwrap();
+                wait.recv().unwrap();
+            });
+            let waiting = told.recv().unwrap();
+            let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+            while is_running(waiting) {
+                assert!(std::time::Instant::now() < end, "it still runs");
+                thread::yield_now();
+            }
+            go.send(()).unwrap();
+        });
+    }
+}
