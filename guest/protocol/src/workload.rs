@@ -6,6 +6,8 @@
 
 pub mod plan;
 mod programs;
+pub mod sequences;
+pub mod stores;
 pub mod user;
 
 pub use programs::{Act, Program, ProgramRun, Step};
