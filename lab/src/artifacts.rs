@@ -42,6 +42,8 @@ pub struct Artifacts {
     pub conformance: Binary,
     /// The fsx program, which that starts.
     pub fsx: Binary,
+    /// The built-in workloads that are programs of their own.
+    pub stores: Binary,
 }
 
 /// Build them all; `on_line` gets cargo's own progress.
@@ -67,6 +69,7 @@ pub fn build(home: &Home, on_line: &mut dyn FnMut(&str)) -> Result<Artifacts> {
             on_line,
         )?,
         fsx: fsx(home, on_line)?,
+        stores: one(home, "plugpull-stores", "plugpull-stores", &[], on_line)?,
     })
 }
 

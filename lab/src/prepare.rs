@@ -358,6 +358,7 @@ fn payload_disk(home: &Home, artifacts: &Artifacts, brought: Vec<PayloadFile>) -
         file(&artifacts.fs_mutants, "plugpull-fs-mutants"),
         file(&artifacts.conformance, "plugpull-conformance"),
         file(&artifacts.fsx, "fsx"),
+        file(&artifacts.stores, "plugpull-stores"),
     ];
     files.extend(brought);
     payload::build(home, &files)

@@ -15,6 +15,8 @@ use crate::scenario::{
 
 /// Where the payload disk is in a guest.
 const PAYLOAD: &str = "/mnt/payload";
+/// The built-in workloads that are programs, on that disk.
+pub(crate) const STORES: &str = "/mnt/payload/plugpull-stores";
 /// The directory on it that holds a directory for each scenario.
 const PROGRAMS: &str = "programs";
 /// What the user's files of a run may have in all: the payload disk's size
@@ -38,7 +40,7 @@ pub(crate) fn place(scenario: &ScenarioName, name: &str) -> PathBuf {
 pub(crate) fn all_of(program: &Program) -> impl Iterator<Item = &HostFile> {
     let more: &[HostFile] = match &program.judge {
         Judge::Check { files, .. } => files,
-        Judge::Files { .. } => &[],
+        Judge::Files { .. } | Judge::Store(_) => &[],
     };
     program.files.iter().chain(more)
 }

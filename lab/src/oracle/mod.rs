@@ -11,6 +11,8 @@ pub mod files;
 pub mod ledger;
 pub mod ledger_file;
 pub mod postgres;
+pub mod sequences;
+pub mod stores;
 pub mod transactions;
 pub mod user;
 

@@ -96,7 +96,7 @@ pub fn promised(ledger: &Ledger) -> u64 {
 }
 
 /// What happened to one file.
-struct History<'a> {
+pub(super) struct History<'a> {
     versions: Vec<Version<'a>>,
     promised: Promised,
     /// What was served and never begun.
@@ -152,7 +152,7 @@ enum Word<'a> {
 }
 
 impl<'a> History<'a> {
-    fn of(key: &'a Key) -> Self {
+    pub(super) fn of(key: &'a Key) -> Self {
         let versions = key.attempts.iter().map(|attempt| Version {
             conn: attempt.conn,
             value: attempt.value.as_deref(),
@@ -221,20 +221,39 @@ impl<'a> History<'a> {
         }
     }
 
+    /// Whether this value, whole, or none, may be there.
+    pub(super) fn allows(&self, value: Option<&str>) -> bool {
+        let mut current = self
+            .versions
+            .iter()
+            .filter(|v| !self.promised.supersedes(v));
+        let nothing_promised = self.versions.iter().all(|v| v.promised.is_none());
+        (value.is_none() && nothing_promised) || current.any(|v| v.value == value)
+    }
+
+    /// What a reader was served although nobody had begun it.
+    pub(super) fn strays(&self) -> &[String] {
+        &self.strays
+    }
+
+    /// The promise that must be kept: its value, since when and by what.
+    pub(super) fn kept(&self) -> Option<(Option<&'a str>, u64, &'static str)> {
+        let current = self.versions.iter();
+        let mut current = current.filter(|v| !self.promised.supersedes(v));
+        current.find_map(|v| v.promised.map(|(seq, how)| (v.value, seq, how)))
+    }
+
     fn problem(&self, file: &UserFile, atomic: bool) -> Option<String> {
         let current = self
             .versions
             .iter()
             .filter(|v| !self.promised.supersedes(v));
         let current: Vec<_> = current.collect();
-        let nothing_promised = self.versions.iter().all(|v| v.promised.is_none());
         let pending = current.iter().any(|v| v.promised.is_none());
         let allowed = match file {
             _ if pending && !atomic => true,
-            UserFile::Absent => nothing_promised || current.iter().any(|v| v.value.is_none()),
-            UserFile::File { sha256, .. } => {
-                current.iter().any(|v| v.value == Some(sha256.as_str()))
-            }
+            UserFile::Absent => self.allows(None),
+            UserFile::File { sha256, .. } => self.allows(Some(sha256)),
             UserFile::Other { .. } | UserFile::Unreadable { .. } => false,
         };
         (!allowed).then(|| format!("{} instead of {}", self.tell(file), wanted(&current)))

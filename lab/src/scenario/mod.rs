@@ -11,6 +11,7 @@ mod names;
 mod parse;
 mod proof;
 mod raw;
+mod store;
 mod story;
 mod units;
 
@@ -22,10 +23,11 @@ use std::{
 pub use matrix::Case;
 pub use names::{
     Bus, Cache, CaseName, Expect, Fs, ImageName, IoMode, Mutant, Named, OracleName, Profile,
-    ScenarioName, WalSync,
+    RedbDurability, ScenarioName, SqliteJournal, SqliteSynchronous, WalSync,
 };
 pub use parse::diagnostic::{BadFile, Problem, nearest};
 pub use proof::{Count, Counts, Threshold};
+pub use store::{Store, StoreKind};
 pub use story::{
     Argv, Conformance, Connections, CutPoint, Cuts, Cuttable, DistributionProgram, HostFile, Judge,
     LedgerLoad, Load, PowerCut, Program, STATES_PER_CUT, Story, Writers,

@@ -119,6 +119,40 @@ named! {
 }
 
 named! {
+    /// How SQLite makes a transaction atomic: its `journal_mode`.
+    pub enum SqliteJournal, "journal" {
+        /// A rollback journal, deleted to commit.
+        Delete = "delete",
+        /// A write-ahead log.
+        Wal = "wal",
+    }
+}
+
+named! {
+    /// How hard SQLite tries to make a commit durable: its `synchronous`.
+    pub enum SqliteSynchronous, "synchronous" {
+        /// It leaves that to the system.
+        Off = "off",
+        /// It syncs at the most critical moments.
+        Normal = "normal",
+        /// It syncs what it writes; the deletion of a journal it does not.
+        Full = "full",
+        /// It syncs that too.
+        Extra = "extra",
+    }
+}
+
+named! {
+    /// When a commit of redb is durable.
+    pub enum RedbDurability, "durability" {
+        /// When it returns.
+        Immediate = "immediate",
+        /// With a later commit.
+        None = "none",
+    }
+}
+
+named! {
     /// What judges a run; each failure in a report names one.
     pub enum OracleName, "oracle" {
         /// Every program of the workload ended as it should.
@@ -139,6 +173,8 @@ named! {
         Log = "log",
         /// Acknowledged and served is there with its value; never begun is not.
         Ledger = "ledger",
+        /// What a reader of a store was served is there.
+        Served = "served",
         /// What was not acknowledged is there wholly or not at all.
         Atomicity = "atomicity",
         /// Every writer's files hold that writer's bytes and no others.

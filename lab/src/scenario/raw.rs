@@ -3,7 +3,7 @@
 //! Every field is optional and every value knows its place, so that all
 //! complaints come from one side (`parse`), in one voice, with line and column.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -91,6 +91,11 @@ pub(crate) struct RawWorkload {
     pub(crate) sequences: Number,
     pub(crate) operations: Number,
     pub(crate) wal_sync_method: Text,
+    pub(crate) journal: Text,
+    pub(crate) synchronous: Text,
+    pub(crate) durability: Text,
+    pub(crate) fsync: Flag,
+    pub(crate) fsync_on_open: Flag,
     pub(crate) damage: Flag,
 }
 
@@ -147,8 +152,27 @@ impl RawWorkload {
             sequences: take(&self.sequences, &over.sequences),
             operations: take(&self.operations, &over.operations),
             wal_sync_method: self.wal_sync_method.clone(),
+            journal: self.journal.clone(),
+            synchronous: self.synchronous.clone(),
+            durability: self.durability.clone(),
+            fsync: self.fsync.clone(),
+            fsync_on_open: self.fsync_on_open.clone(),
             damage: self.damage.clone(),
         }
+    }
+
+    /// The settings of built-in programs, with their names and places.
+    pub(crate) fn settings(&self) -> [(&'static str, Option<Range<usize>>); 6] {
+        let text = |written: &Text| written.as_ref().map(Spanned::span);
+        let flag = |written: &Flag| written.as_ref().map(Spanned::span);
+        [
+            ("wal_sync_method", text(&self.wal_sync_method)),
+            ("journal", text(&self.journal)),
+            ("synchronous", text(&self.synchronous)),
+            ("durability", text(&self.durability)),
+            ("fsync", flag(&self.fsync)),
+            ("fsync_on_open", flag(&self.fsync_on_open)),
+        ]
     }
 
     /// The keys that are sizes, with their names.

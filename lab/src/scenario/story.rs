@@ -9,6 +9,7 @@ use plugpull_protocol::workload;
 use super::{
     names::{Expect, OracleName, WalSync},
     proof::{Count, Threshold},
+    store::Store,
 };
 
 /// One scenario's plot at the size of one profile.
@@ -227,6 +228,8 @@ pub enum Judge {
         /// `{dir}`, `{ledger}` and `{seed}` stand for values.
         run: Argv,
     },
+    /// The oracles of a built-in store.
+    Store(Store),
 }
 
 /// A command line with placeholders, known to be spelt right.
@@ -353,10 +356,13 @@ impl Story {
             Self::PowerCut(Cuttable::Program(program), _) => match program.judge {
                 Judge::Files { .. } => &[O::Recovery, O::Files],
                 Judge::Check { .. } => &[O::Recovery, O::Check],
+                Judge::Store(ref store) => store.oracles(),
             },
             Self::Program(program) => match program.judge {
                 Judge::Files { .. } => &[O::Exit, O::Files],
                 Judge::Check { .. } => &[O::Exit, O::Check],
+                // Without a power cut there is no such story.
+                Judge::Store(ref store) => store.oracles(),
             },
         }
     }
@@ -468,8 +474,15 @@ impl Cuttable {
 }
 
 impl Program {
+    /// Whether it comes with the testbed: it ends by itself, after as much work
+    /// as the scenario says, and is judged by what was promised to a cut.
+    pub fn is_built_in(&self) -> bool {
+        matches!(self.judge, Judge::Store(_))
+    }
+
     fn prove(&self, wanted: &mut Vec<(Count, u64)>) {
-        match self.judge {
+        match &self.judge {
+            Judge::Store(store) => store.prove(wanted),
             Judge::Files { .. } => wanted.extend([(Count::Acks, 1), (Count::FilesVerified, 1)]),
             // An acknowledgement without a write is a finding, so either will do.
             Judge::Check { .. } => wanted.extend([(Count::Activity, 1), (Count::CheckRuns, 1)]),

@@ -61,10 +61,11 @@ pub(super) fn record(
     }
     let pending = session.begin(workload(stage, &session, program, at, FOREVER))?;
     let disk = session.disk().clone();
-    let mut moment = Moment::new(stage, &session, &cut.cuts);
+    let mut moment = Moment::new(stage, &session, program, &cut.cuts);
     let mut answer = None;
     let deadline = match cut.cuts {
         Cuts::At(_) => NAMED_CUT,
+        _ if program.is_built_in() => TO_ITS_END,
         _ => 2 * (RIPE_AT_MOST + CUT_AT_MOST),
     };
     let mut failed = None;
@@ -114,27 +115,27 @@ struct Moment {
     ripe_at_most: Duration,
     cut_at_most: Duration,
     /// Since when it is ripe, and how much had been promised then; never where
-    /// the scenario names the cut.
+    /// the scenario names the cut, or the program has its own end.
     ripe: Option<(Instant, u64)>,
-    named: bool,
+    never: bool,
 }
 
 impl Moment {
-    fn new(stage: &Stage<'_>, session: &Session<'_>, cuts: &Cuts) -> Self {
+    fn new(stage: &Stage<'_>, session: &Session<'_>, program: &Program, cuts: &Cuts) -> Self {
         Self {
             seed: stage.seed,
             started: Instant::now(),
             ripe_at_most: session.scale(RIPE_AT_MOST),
             cut_at_most: session.scale(CUT_AT_MOST),
             ripe: None,
-            named: matches!(cuts, Cuts::At(_)),
+            never: program.is_built_in() || matches!(cuts, Cuts::At(_)),
         }
     }
 
     /// Once a cut is worth while, have the power go within the next requests;
     /// where these do not come, now.
     fn look(&mut self, session: &Session<'_>) -> Result<()> {
-        if self.named {
+        if self.never {
             return Ok(());
         }
         let (progress, disk) = (session.progress(), session.disk());
@@ -222,7 +223,7 @@ fn workload(
         },
         socket: SocketRules {
             keys: match program.judge {
-                Judge::Check { .. } => Keys::Text,
+                Judge::Check { .. } | Judge::Store(_) => Keys::Text,
                 Judge::Files { .. } => Keys::Files,
             },
             promises_max: PROMISES_MAX,
@@ -239,7 +240,11 @@ pub(super) fn own_dir(at: &str) -> String {
 
 /// `{seed}`: it fits wherever a program may put it, a C `int` included.
 fn seed(stage: &Stage<'_>) -> String {
-    (stage.seed >> 33).to_string()
+    seed_number(stage).to_string()
+}
+
+fn seed_number(stage: &Stage<'_>) -> u64 {
+    stage.seed >> 33
 }
 
 fn ran(reply: Reply) -> Result<UserRan> {
@@ -299,7 +304,7 @@ pub(super) fn has_spoken(program: &Program, timeline: &Timeline) -> Result<()> {
     let promise = |said: &Promise| matches!(said, Promise::Begin { .. } | Promise::Served { .. });
     let spoken = timeline.records().any(|(_, said)| promise(said));
     match program.judge {
-        Judge::Files { .. } if !spoken => {
+        Judge::Files { .. } | Judge::Store(_) if !spoken => {
             bail!("{}", silent("promised nothing on the promise socket"))
         }
         _ => Ok(()),

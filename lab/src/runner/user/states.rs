@@ -13,9 +13,9 @@ use plugpull_protocol::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{own_dir, seed};
+use super::{own_dir, seed, seed_number};
 use crate::{
-    oracle::{Finding, Ledger, ledger_file, user as judges},
+    oracle::{Finding, Ledger, ledger_file, stores, user as judges},
     programs,
     runner::{Stage, cuts::Timeline},
     scenario::{Count, Cuttable, Judge, OracleName, Program},
@@ -64,6 +64,8 @@ impl Question {
     pub(super) fn about(program: &Program, timeline: &Timeline, cut: u64) -> Self {
         match program.judge {
             Judge::Check { .. } => Self::Check(ledger_file::json_lines(timeline.records(), cut)),
+            // All that it holds is read, whatever has been promised by then.
+            Judge::Store(_) => Self::Usual,
             Judge::Files { .. } => {
                 let keys = timeline.records().filter_map(|(_, promise)| match promise {
                     Promise::Begin { key, .. } | Promise::Served { key, .. } => Some(key),
@@ -118,6 +120,17 @@ pub(in crate::runner) fn look(
                 keys.len()
             );
             Ok(Observation::User(UserSeen::Files { files }))
+        }
+        (Judge::Store(store), Question::Usual) => {
+            let seed = seed(stage);
+            let request = UserRequest::Check {
+                program: Call {
+                    cwd: "/".to_owned(),
+                    argv: store.look.filled(&[("dir", &dir), ("seed", &seed)]),
+                    timeout_ms: session.timeout_ms(CHECK),
+                },
+            };
+            session.workload(WorkloadRequest::User(request), CHECK * 2)
         }
         (_, other) => bail!("a program's state cannot be asked {other:?}"),
     }
@@ -191,6 +204,12 @@ pub(in crate::runner) fn judge(
             stage.count(Count::FilesVerified, judges::promised(ledger));
             stage.judged(&[OracleName::Files], findings, state);
         }
+        (UserSeen::Checked { ended }, Judge::Store(store)) => {
+            let judged = stores::judge(store, seed_number(stage), ledger, ended)?;
+            stage.count(judged.counts, judged.looked_at);
+            // The states of a built-in program are mounted before it is asked.
+            stage.judged(store.oracles(), judged.findings, state);
+        }
         (other, _) => bail!("the check answered with something else: {other:?}"),
     }
     Ok(())
@@ -206,11 +225,16 @@ pub(in crate::runner) fn unusable(
 ) {
     let mut judges = vec![OracleName::Recovery];
     // A check that never ran has found nothing.
-    if let Judge::Files { .. } = program.judge {
-        judges.push(OracleName::Files);
+    let loses = match &program.judge {
+        Judge::Files { .. } => Some(OracleName::Files),
+        Judge::Store(store) => Some(store.keeps()),
+        Judge::Check { .. } => None,
+    };
+    if let Some(oracle) = loses {
+        judges.push(oracle);
         if let acked @ 1.. = ledger.acked() {
             findings.push(Finding {
-                oracle: OracleName::Files,
+                oracle,
                 detail: format!("{acked} acknowledged operations cannot be read at all"),
             });
         }

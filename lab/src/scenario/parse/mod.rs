@@ -4,6 +4,7 @@ mod complaints;
 pub(super) mod diagnostic;
 mod parts;
 mod plot;
+mod stores;
 #[cfg(test)]
 mod tests;
 mod user;

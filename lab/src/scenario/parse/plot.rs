@@ -8,7 +8,7 @@ use plugpull_protocol::workload::{
 };
 use toml::Spanned;
 
-use super::{complaints::Complaints, user};
+use super::{complaints::Complaints, stores, user};
 use crate::scenario::{
     Conformance, Connections, CutPoint, Cuts, Cuttable, DistributionProgram, Judge, LedgerLoad,
     Load, Named, PowerCut, Profile, Program, STATES_PER_CUT, Story, WalSync, Writers,
@@ -41,6 +41,14 @@ named! {
         NamedChecks = "named-checks",
         /// One page, one fsync.
         PageFsync = "page-fsync",
+        /// An append-only store that replays its log.
+        LogStore = "log-store",
+        /// Operations on files, with fsync at every place.
+        Files = "files",
+        /// Transactions in SQLite.
+        SqliteLedger = "sqlite-ledger",
+        /// Transactions in redb.
+        RedbLedger = "redb-ledger",
     }
 }
 
@@ -56,6 +64,21 @@ impl Builtin {
             Self::TarRoundTrip => &["entries"],
             Self::Sqlite => &["writers", "transactions"],
             Self::Conformance => &["sequences", "operations"],
+            Self::LogStore => &["rounds"],
+            Self::Files => &["sequences"],
+            Self::SqliteLedger | Self::RedbLedger => &["transactions"],
+        }
+    }
+
+    /// The settings it knows.
+    fn settings(self) -> &'static [&'static str] {
+        match self {
+            Self::PostgresLedger => &["wal_sync_method"],
+            Self::LogStore => &["fsync", "fsync_on_open"],
+            Self::Files => &["fsync"],
+            Self::SqliteLedger => &["journal", "synchronous"],
+            Self::RedbLedger => &["durability"],
+            _ => &[],
         }
     }
 }
@@ -126,7 +149,9 @@ fn story(
     let Some((table, cut)) = cut else {
         return match plot {
             Plot::Ends(story) => Some(story),
-            Plot::CanBeCut(Cuttable::Program(program)) => Some(Story::Program(program)),
+            Plot::CanBeCut(Cuttable::Program(program)) if !program.is_built_in() => {
+                Some(Story::Program(program))
+            }
             Plot::CanBeCut(_) => {
                 complaints
                     .add(
@@ -147,7 +172,8 @@ fn story(
                     "this workload keeps no ledger, so a power cut could not be judged",
                 )
                 .expected(
-                    "`postgres-ledger`, `page-fsync` or a program of your own as the workload",
+                    "`postgres-ledger`, `page-fsync`, `files`, `log-store`, \
+                     `sqlite-ledger`, `redb-ledger` or a program of your own as the workload",
                 );
             None
         }
@@ -177,13 +203,9 @@ fn only_sizes(over: &Spanned<RawWorkload>, complaints: &mut Complaints) {
         ("files", raw.files.as_ref().map(Spanned::span)),
         ("run", raw.run.as_ref().map(Spanned::span)),
         ("atomic", raw.atomic.as_ref().map(Spanned::span)),
-        (
-            "wal_sync_method",
-            raw.wal_sync_method.as_ref().map(Spanned::span),
-        ),
         ("damage", raw.damage.as_ref().map(Spanned::span)),
     ];
-    for (key, span) in spans {
+    for (key, span) in spans.into_iter().chain(raw.settings()) {
         if let Some(span) = span {
             complaints
                 .add(span, format!("`{key}` is the same in every profile"))
@@ -209,7 +231,7 @@ fn plot(
         (None, Some(run)) => {
             refuse_sizes(workload, &[], "a program of your own", complaints);
             refuse_damage(workload, complaints);
-            refuse_wal_sync(workload, complaints);
+            refuse_settings(workload, &[], complaints);
             let run = complaints.argv(run, &["dir", "seed"]);
             let judge = judge(raw, workload, complaints);
             let program = Program {
@@ -261,15 +283,19 @@ fn refuse_damage(workload: &RawWorkload, complaints: &mut Complaints) {
     }
 }
 
-/// Other servers have no commits that a power cut could take away.
-fn refuse_wal_sync(workload: &RawWorkload, complaints: &mut Complaints) {
-    if let Some(method) = &workload.wal_sync_method {
-        complaints
-            .add(
-                method.span(),
-                "`wal_sync_method` means nothing to this workload",
-            )
-            .expected("`postgres-ledger` as the workload");
+/// A setting that would be ignored would promise something.
+fn refuse_settings(workload: &RawWorkload, known: &[&str], complaints: &mut Complaints) {
+    for (key, span) in workload.settings() {
+        if let Some(span) = span.filter(|_| !known.contains(&key)) {
+            let knows = Builtin::ALL.iter().filter(|b| b.settings().contains(&key));
+            let knows = knows.map(|builtin| format!("`{builtin}`"));
+            complaints
+                .add(span, format!("`{key}` means nothing to this workload"))
+                .expected(format!(
+                    "{} as the workload",
+                    knows.collect::<Vec<_>>().join(" or ")
+                ));
+        }
     }
 }
 
@@ -312,9 +338,8 @@ fn builtin(
     ) {
         refuse_damage(workload, complaints);
     }
-    if builtin != Builtin::PostgresLedger {
-        refuse_wal_sync(workload, complaints);
-    }
+    refuse_settings(workload, builtin.settings(), complaints);
+    let program = |program| Plot::CanBeCut(Cuttable::Program(program));
     Some(match builtin {
         Builtin::GitClone | Builtin::TarRoundTrip | Builtin::Sqlite => {
             let program = distribution(builtin, workload, complaints)?;
@@ -351,6 +376,10 @@ fn builtin(
             }))
         }
         Builtin::PageFsync => Plot::CanBeCut(Cuttable::PageFsync),
+        Builtin::Files => program(stores::files(workload, complaints)?),
+        Builtin::LogStore => program(stores::log_store(workload, complaints)?),
+        Builtin::SqliteLedger => program(stores::sqlite_ledger(workload, complaints)?),
+        Builtin::RedbLedger => program(stores::redb_ledger(workload, complaints)?),
     })
 }
 

@@ -43,7 +43,7 @@ pub(super) fn is_brought(raw: &RawScenario, program: &Program, complaints: &mut 
     let check = raw.check.as_ref().and_then(|c| c.get_ref().run.as_ref());
     let more: &[HostFile] = match &program.judge {
         Judge::Check { files, .. } => files,
-        Judge::Files { .. } => &[],
+        Judge::Files { .. } | Judge::Store(_) => &[],
     };
     let names = || program.files.iter().chain(more).map(HostFile::name);
     for run in [workload, check].into_iter().flatten() {

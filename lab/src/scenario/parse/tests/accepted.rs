@@ -179,6 +179,46 @@ states = 2000
 }
 
 #[test]
+fn a_built_in_store_is_a_program_of_the_payload_disk() {
+    let program = |lines: &str| {
+        let text = with("builtin = \"postgres-ledger\"", lines);
+        match parse(&text).expect("right").story(Profile::Full) {
+            Some(story @ Story::PowerCut(Cuttable::Program(program), _)) => {
+                let run = program.run.words()[1..].join(" ");
+                (run, story.oracles().to_vec(), program.is_built_in())
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    use OracleName as O;
+    let files = program("builtin = \"files\"\nfsync = false\nsequences = 9");
+    let run = "files run {dir} --seed {seed} --sequences 9 --no-fsync";
+    assert_eq!(files, (run.into(), vec![O::Recovery, O::Files], true));
+    let log = program("builtin = \"log-store\"\nfsync_on_open = false");
+    let run = "log run {dir} --seed {seed} --rounds 12 --no-fsync-on-open";
+    let oracles = vec![O::Recovery, O::Ledger, O::Served];
+    assert_eq!(log, (run.into(), oracles, true));
+    let run = |lines: &str| program(lines).0;
+    assert_eq!(
+        run("builtin = \"redb-ledger\""),
+        "redb run {dir} --seed {seed} --transactions 60 --durability immediate"
+    );
+    // What SQLite calls durable depends on the journal.
+    for (lines, settings) in [
+        ("", "--journal wal --synchronous full"),
+        (
+            "journal = \"delete\"",
+            "--journal delete --synchronous extra",
+        ),
+        ("synchronous = \"off\"", "--journal wal --synchronous off"),
+    ] {
+        let said = run(&format!("builtin = \"sqlite-ledger\"\n{lines}"));
+        let start = "sqlite run {dir} --seed {seed} --transactions 60";
+        assert_eq!(said, format!("{start} {settings}"));
+    }
+}
+
+#[test]
 fn cut_points_are_read() {
     for (text, point) in [
         ("request 7", CutPoint::Request(7)),
@@ -227,6 +267,7 @@ fn the_suite_is_whole() {
             "control-fsync-ignored 1/1/1 caught by ledger",
             "control-fuse2fs 0/2/2 caught by recovery",
             "control-git-damaged 1/1/1 caught by repository",
+            "control-log-store-served 1/1/1 caught by served",
             "control-lying-disk 1/1/1 caught by ledger",
             "control-named-checks 0/3/3 caught by checks",
             "control-notes-check 1/1/1 caught by check",
@@ -235,6 +276,7 @@ fn the_suite_is_whole() {
             "control-sqlite-damaged 1/1/1 caught by database",
             "control-tar-damaged 1/1/1 caught by archive",
             "git-clone 3/9/9 pass",
+            "log-store 3/9/18 pass",
             "named-checks-passthrough 0/6/6 pass",
             "named-checks 0/12/36 pass",
             "notes-check 2/2/2 pass",

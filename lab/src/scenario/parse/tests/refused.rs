@@ -141,6 +141,13 @@ fn combinations_that_mean_nothing() {
             "\"postgres-ledger\"\nwal_sync_method = \"open-sync\"",
         ),
         format!("{GOOD}[full.workload]\nwal_sync_method = \"fsync\"\n"),
+        with("\"postgres-ledger\"", "\"log-store\"\njournal = \"wal\""),
+        with("\"postgres-ledger\"", "\"redb-ledger\"\nfsync = false"),
+        with(
+            "\"postgres-ledger\"",
+            "\"sqlite-ledger\"\njournal = \"wall\"",
+        ),
+        with("\"postgres-ledger\"", "\"files\"").replace(cut, ""),
     ]);
     assert_snapshot!(said);
 }
