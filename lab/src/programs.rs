@@ -49,7 +49,7 @@ pub(crate) fn all_of(program: &Program) -> impl Iterator<Item = &HostFile> {
 pub(crate) fn all_of_mut(program: &mut Program) -> impl Iterator<Item = &mut HostFile> {
     let more: &mut [HostFile] = match &mut program.judge {
         Judge::Check { files, .. } => files,
-        Judge::Files { .. } => &mut [],
+        Judge::Files { .. } | Judge::Store(_) => &mut [],
     };
     program.files.iter_mut().chain(more)
 }
