@@ -279,17 +279,17 @@ pub(crate) fn data(length: usize, fill: u8) -> Vec<u8> {
 }
 
 /// Refuses unbuffered I/O at a position that is not aligned, as ext4 does: what happens
-/// there is each filesystem's own choice (open(2), NOTES on O_DIRECT).
+/// there is each filesystem's own choice (open(2), NOTES on O_DIRECT). XFS looks at the
+/// position of the descriptor even of what is then appended (`xfs_file_dio_write`).
 fn aligned_position(file: BorrowedFd<'_>, append: bool) -> Result<(), Errno> {
     let flags = fcntl_getfl(file)?;
     if !flags.contains(OFlags::DIRECT) {
         return Ok(());
     }
-    let position = if append || flags.contains(OFlags::APPEND) {
-        rustix::fs::fstat(file)?.st_size.cast_unsigned()
-    } else {
-        rustix::fs::tell(file)?
-    };
+    let mut position = rustix::fs::tell(file)?;
+    if append || flags.contains(OFlags::APPEND) {
+        position |= rustix::fs::fstat(file)?.st_size.cast_unsigned();
+    }
     if position.is_multiple_of(ALIGNMENT as u64) {
         Ok(())
     } else {
