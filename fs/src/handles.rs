@@ -7,6 +7,9 @@
 //! that uses it is done. A number that is not in the table is EBADF, except to
 //! RELEASE, which may come twice after a restart.
 //!
+//! Of each inode that is open one open file can be asked for as well: what a request has
+//! to find out about such an inode its descriptor tells, and none need be opened.
+//!
 //! The locks never leave this file. They are held to look up or to change a map,
 //! never across a system call.
 
@@ -21,7 +24,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use crate::mutant::{Mutant, active};
 use crate::passthrough::DirStream;
 use crate::sync::{AtomicU64, RwLock};
-use crate::{Errno, Result};
+use crate::{Errno, NodeId, Result};
 
 const SHARDS: u64 = 64;
 
@@ -165,6 +168,9 @@ pub(crate) struct HandleTable<F = OpenFile> {
     next: AtomicU64,
     files: Shards<F>,
     dirs: Shards<OpenDir>,
+    /// For an inode the open file of it that came last. Only a hint: where that one has
+    /// been released others may still be open.
+    of_nodes: Vec<RwLock<HashMap<NodeId, HandleId>>>,
 }
 
 impl<F: Opened> HandleTable<F> {
@@ -173,17 +179,24 @@ impl<F: Opened> HandleTable<F> {
             next: AtomicU64::new(1),
             files: Shards::new(),
             dirs: Shards::new(),
+            of_nodes: (0..SHARDS).map(|_| RwLock::new(HashMap::new())).collect(),
         }
     }
 
-    /// Enters an open file and returns its number.
-    pub(crate) fn enter_file(&self, file: F) -> Result<HandleId> {
+    /// Enters an open file of an inode and returns its number.
+    pub(crate) fn enter_file(&self, node: NodeId, file: F) -> Result<HandleId> {
         #[cfg(feature = "mutants")]
         if founding_bug::active() {
             return Ok(founding_bug::enter(&self.files, file));
         }
         let id = self.next_number()?;
         let _none = self.files.insert(id, file);
+        let mut map = self
+            .of_node(node)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        map.insert(node, id);
+        drop(map);
         Ok(id)
     }
 
@@ -199,6 +212,21 @@ impl<F: Opened> HandleTable<F> {
         self.files.get(id)
     }
 
+    /// An open file of this inode. While it is open no other inode has its number.
+    pub(crate) fn file_of(&self, node: NodeId) -> Option<Arc<F>> {
+        let map = self
+            .of_node(node)
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let id = map.get(&node).copied();
+        drop(map);
+        self.files.get(id?).ok()
+    }
+
+    fn of_node(&self, node: NodeId) -> &RwLock<HashMap<NodeId, HandleId>> {
+        &self.of_nodes[(node.number() % SHARDS) as usize]
+    }
+
     /// The number that was given last.
     pub(crate) fn newest(&self) -> HandleId {
         HandleId(self.next.load(Ordering::Relaxed).saturating_sub(1))
@@ -209,8 +237,8 @@ impl<F: Opened> HandleTable<F> {
         self.dirs.get(id)
     }
 
-    /// Forgets an open file and returns whether there was one.
-    pub(crate) fn release_file(&self, id: HandleId) -> bool {
+    /// Forgets an open file of an inode and returns whether there was one.
+    pub(crate) fn release_file(&self, node: NodeId, id: HandleId) -> bool {
         #[cfg(feature = "mutants")]
         if founding_bug::active() {
             founding_bug::release(&self.files, id);
@@ -226,6 +254,14 @@ impl<F: Opened> HandleTable<F> {
             std::mem::forget((open, self.files.remove(id)));
             return true;
         }
+        let mut map = self
+            .of_node(node)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if map.get(&node) == Some(&id) {
+            map.remove(&node);
+        }
+        drop(map);
         self.files.release(id)
     }
 
@@ -354,9 +390,9 @@ mod tests {
         let table = HandleTable::new();
         let mut seen = HashSet::new();
         for _ in 0..1000 {
-            let id = table.enter_file(open_null()).unwrap();
+            let id = table.enter_file(NodeId::ROOT, open_null()).unwrap();
             assert!(seen.insert(id), "{id:?} came twice");
-            table.release_file(id);
+            table.release_file(NodeId::ROOT, id);
         }
         let dir = OpenDir::new(std::fs::File::open("/").unwrap().into());
         assert!(seen.insert(table.enter_dir(dir).unwrap()));
@@ -365,12 +401,14 @@ mod tests {
     #[test]
     fn an_entry_lives_until_release_and_a_user_longer() {
         let table = HandleTable::new();
-        let id = table.enter_file(open_null()).unwrap();
+        let id = table.enter_file(NodeId::ROOT, open_null()).unwrap();
         let in_use = table.file(id).unwrap();
-        assert!(table.release_file(id));
+        assert!(Arc::ptr_eq(&in_use, &table.file_of(NodeId::ROOT).unwrap()));
+        assert!(table.release_file(NodeId::ROOT, id));
         assert_eq!(table.file(id).unwrap_err(), Errno::BADF);
+        assert!(table.file_of(NodeId::ROOT).is_none());
         // A second RELEASE, as after a resend, is harmless.
-        assert!(!table.release_file(id));
+        assert!(!table.release_file(NodeId::ROOT, id));
         rustix::fs::fstat(&*in_use).unwrap();
         assert_eq!(table.dir(id).unwrap_err(), Errno::BADF);
     }
@@ -382,9 +420,9 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..500 {
-                        let id = table.enter_file(open_null()).unwrap();
+                        let id = table.enter_file(NodeId::ROOT, open_null()).unwrap();
                         table.file(id).expect("an entry was lost");
-                        table.release_file(id);
+                        table.release_file(NodeId::ROOT, id);
                     }
                 });
             }

@@ -12,12 +12,12 @@ use shuttle::sync::atomic::{AtomicU64, Ordering};
 use shuttle::thread;
 
 use super::{HandleId, HandleTable, Opened};
-use crate::Errno;
 #[cfg(feature = "mutants")]
 use crate::mutant::Mutant;
 use crate::sync::explore;
 #[cfg(feature = "mutants")]
 use crate::sync::must_catch;
+use crate::{Errno, NodeId};
 
 /// A process's descriptors: which file each number stands for.
 #[derive(Default)]
@@ -92,7 +92,7 @@ struct World {
 impl World {
     fn open(&self, content: u64) -> HandleId {
         let file = self.descriptors.open(content);
-        let id = self.table.enter_file(file).unwrap();
+        let id = self.table.enter_file(node_of(content), file).unwrap();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = seen.insert(id);
         drop(seen);
@@ -100,9 +100,18 @@ impl World {
         id
     }
 
-    /// A READ: twice, because requests take their time.
+    /// A READ.
     fn read(&self, id: HandleId) -> Result<u64, Errno> {
-        let file = self.table.file(id)?;
+        Ok(self.content(&*self.table.file(id)?))
+    }
+
+    /// A GETXATTR, if there is an open file to ask.
+    fn ask(&self, node: NodeId) -> Option<u64> {
+        Some(self.content(&*self.table.file_of(node)?))
+    }
+
+    /// What a descriptor stands for: twice, because requests take their time.
+    fn content(&self, file: &File) -> u64 {
         for _ in 0..2 {
             let content = self.descriptors.read(file.number);
             assert_eq!(
@@ -111,8 +120,16 @@ impl World {
                 "a closed or foreign descriptor"
             );
         }
-        Ok(file.content)
+        file.content
     }
+}
+
+/// What the file holds that is open all the time.
+const SHARED: u64 = 100;
+
+/// Which inode has this content: ten files in a row are the same inode's.
+fn node_of(content: u64) -> NodeId {
+    NodeId::from(content / 10)
 }
 
 fn world() -> Arc<World> {
@@ -123,23 +140,23 @@ fn world() -> Arc<World> {
     })
 }
 
-/// Two threads open, read and close files of their own; a third reads and a fourth
-/// closes one that was open before, the latter as often as a resend may.
+/// Two threads open, read and close files of their own, each those of one inode; a third
+/// reads and a fourth closes one that was open before, the latter as often as a resend
+/// may. A fifth asks inodes, whatever is open of them.
 fn opening_and_releasing() {
     let world = world();
-    let shared = world.open(100);
+    let shared = world.open(SHARED);
     let mut threads = Vec::new();
-    for content in 0..2 {
+    for thread in 0..2 {
         let world = Arc::clone(&world);
         threads.push(thread::spawn(move || {
             for round in 0..2 {
-                let id = world.open(10 * content + round);
-                assert_eq!(
-                    world.read(id),
-                    Ok(10 * content + round),
-                    "an entry was lost"
-                );
-                world.table.release_file(id);
+                let content = 10 * thread + round;
+                let id = world.open(content);
+                assert_eq!(world.read(id), Ok(content), "an entry was lost");
+                let asked = world.ask(node_of(content));
+                assert!(asked.is_none_or(|found| found == content), "{asked:?}");
+                world.table.release_file(node_of(content), id);
                 assert_eq!(world.read(id), Err(Errno::BADF));
             }
         }));
@@ -148,13 +165,21 @@ fn opening_and_releasing() {
     threads.push(thread::spawn(move || {
         for _ in 0..2 {
             let read = reader.read(shared);
-            assert!(matches!(read, Ok(100) | Err(Errno::BADF)), "{read:?}");
+            assert!(matches!(read, Ok(SHARED) | Err(Errno::BADF)), "{read:?}");
+        }
+    }));
+    let asker = Arc::clone(&world);
+    threads.push(thread::spawn(move || {
+        for node in [0, 10, 1] {
+            let asked = asker.ask(NodeId::from(node));
+            let foreign = asked.is_some_and(|content| content / 10 != node);
+            assert!(!foreign, "{asked:?} is no file of inode {node}");
         }
     }));
     for _ in 0..2 {
         let releaser = Arc::clone(&world);
         threads.push(thread::spawn(move || {
-            releaser.table.release_file(shared);
+            releaser.table.release_file(node_of(SHARED), shared);
         }));
     }
     threads

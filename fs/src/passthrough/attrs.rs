@@ -55,7 +55,11 @@ impl Passthrough {
     /// # Errors
     /// Those of fstat(2).
     pub fn getattr(&self, node: NodeId) -> Result<Attr> {
-        Ok(attr_of(&fstat(&*self.nodes.get(node)?)?))
+        let stat = match self.handles.file_of(node) {
+            Some(file) => fstat(&*file),
+            None => fstat(&*self.nodes.get(node)?),
+        };
+        Ok(attr_of(&stat?))
     }
 
     /// statx(2) for the fields of `mask`.

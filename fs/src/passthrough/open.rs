@@ -154,7 +154,7 @@ impl Passthrough {
 
     /// Forgets an open file.
     pub fn release(&self, id: NodeId, handle: HandleId, backing: &impl Backing) {
-        if !self.handles.release_file(handle) {
+        if !self.handles.release_file(id, handle) {
             // A second RELEASE of the same open file must not count as another's.
             return;
         }
@@ -242,7 +242,7 @@ impl Passthrough {
                 flags |= fopen::KEEP_CACHE;
             }
         }
-        let handle = self.handles.enter_file(file)?;
+        let handle = self.handles.enter_file(id, file)?;
         Ok(Opened {
             handle,
             flags,

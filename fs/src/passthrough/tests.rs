@@ -361,3 +361,37 @@ fn the_root_keeps_its_own_number_in_getattr() {
     let unknown = NodeId::from(0xdead_beef);
     assert_eq!(fs.getattr(unknown).unwrap_err(), Errno::STALE);
 }
+
+#[test]
+fn an_open_file_answers_for_its_inode() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = mounted(dir.path());
+    let create = |name| {
+        let flags = libc::O_WRONLY;
+        let made = fs.create(
+            Caller::ROOT,
+            NodeId::ROOT,
+            os(name),
+            0o600,
+            flags,
+            &NoBacking,
+        );
+        made.unwrap()
+    };
+    let ((one, first), (other, _held)) = (create("one"), create("other"));
+    fs.setxattr(node(&one), os("user.x"), b"one", 0, false)
+        .unwrap();
+    let again = fs.open(node(&one), libc::O_RDONLY, None, &NoBacking);
+    let value = |entry: &Entry| fs.getxattr(node(entry), os("user.x"), 16);
+    let asked = || {
+        assert!(matches!(value(&one), Ok(XattrAnswer::Data(data)) if data == b"one"));
+        assert!(matches!(value(&other), Err(Errno::NODATA)));
+        assert_eq!(fs.getattr(node(&one)).unwrap().ino, one.attr.ino);
+    };
+    asked();
+    // The one that came last goes, and then the other.
+    fs.release(node(&one), again.unwrap().handle, &NoBacking);
+    asked();
+    fs.release(node(&one), first.handle, &NoBacking);
+    asked();
+}

@@ -1,13 +1,15 @@
 //! Operations on extended attributes.
 //!
-//! They go through the magic link, because the f-calls refuse `O_PATH` descriptors.
+//! They go through the magic link, because the f-calls refuse `O_PATH` descriptors. Not so
+//! the question that the kernel asks before it first writes to a file
+//! (`security.capability`): the file is open then, and its own descriptor answers.
 //! POSIX ACLs pass as the attributes that they are; the kernel reads and evaluates them.
 
 use std::ffi::OsStr;
 
 use rustix::fs::{
-    AtFlags, CWD, Mode, XattrFlags, chmodat, fstat, getxattr, getxattr_query, listxattr,
-    listxattr_query, removexattr, setxattr,
+    AtFlags, CWD, Mode, XattrFlags, chmodat, fgetxattr, fgetxattr_query, fstat, getxattr,
+    getxattr_query, listxattr, listxattr_query, removexattr, setxattr,
 };
 
 use super::Passthrough;
@@ -31,6 +33,13 @@ impl Passthrough {
     /// # Errors
     /// Those of getxattr(2).
     pub fn getxattr(&self, node: NodeId, name: &OsStr, size: u32) -> Result<XattrAnswer> {
+        if let Some(file) = self.handles.file_of(node) {
+            return answer(
+                size,
+                || fgetxattr_query(&*file, name),
+                |buffer| fgetxattr(&*file, name, buffer),
+            );
+        }
         let node = self.nodes.get(node)?;
         let link = node.magic_link();
         let path = link.as_c_str();
