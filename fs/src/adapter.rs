@@ -18,6 +18,7 @@ use plugpull_fuse::{
 use tracing::{debug, trace};
 
 use crate::attr::dirent_kind;
+use crate::caller::raise_fsetid;
 use crate::mutant::{self, Mutant};
 use crate::passthrough::{
     CachePolicy, Entry, IoMode, Listed, Opened, Passthrough, SetAttr, Transport, WriteHow,
@@ -111,6 +112,11 @@ impl Filesystem for Adapter {
 
     fn serve(&self, request: &Request<'_>, reply: Reply<'_>) {
         let node = NodeId::from(request.header.nodeid);
+        if may_touch_set_id(&request.operation)
+            && let Err(error) = raise_fsetid()
+        {
+            return reply.error(error);
+        }
         match request.operation {
             Operation::Lookup { .. }
             | Operation::Mknod { .. }
@@ -181,6 +187,25 @@ impl Filesystem for Adapter {
             // Nobody negotiated the rest; the kernel does not ask again.
             _ => reply.error(Errno::NOSYS),
         }
+    }
+}
+
+/// Whether `CAP_FSETID` may count in an operation: all but the frequent ones of which it
+/// is known that they ask for no set-id bits and clear none.
+fn may_touch_set_id(operation: &Operation<'_>) -> bool {
+    match operation {
+        Operation::Lookup { .. }
+        | Operation::Getattr { .. }
+        | Operation::Getxattr { .. }
+        | Operation::Flush { .. }
+        | Operation::Fsync { .. }
+        | Operation::Release { .. }
+        | Operation::Unlink { .. } => false,
+        Operation::Open { flags, .. } => flags & libc::O_TRUNC != 0,
+        // A new file has none but those that are asked for (`inode_init_owner` in
+        // fs/inode.c).
+        Operation::Create { arg, .. } => arg.mode & (libc::S_ISUID | libc::S_ISGID) != 0,
+        _ => true,
     }
 }
 

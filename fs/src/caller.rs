@@ -16,7 +16,8 @@
 //! only it knows whether the directory has a default ACL, which takes the umask's place
 //! (acl(5), "Object creation and default ACLs").
 
-use std::cell::{Cell, OnceCell};
+use std::cell::Cell;
+use std::sync::OnceLock;
 
 use rustix::fs::Mode;
 use rustix::process::umask;
@@ -37,11 +38,23 @@ pub struct Caller {
     pub pid: u32,
 }
 
+/// The capabilities of the process, before any thread first changed its own.
+static FULL: OnceLock<CapabilitySets> = OnceLock::new();
+
 thread_local! {
-    /// The capabilities of this thread before it first changed its ids.
-    static FULL: OnceCell<CapabilitySets> = const { OnceCell::new() };
+    /// What this thread has of `CAP_FSETID`.
+    static FSETID: Cell<Fsetid> = const { Cell::new(Fsetid::Unknown) };
     /// The umask that this thread has given itself.
     static UMASK: Cell<Option<u32>> = const { Cell::new(None) };
+}
+
+/// What a thread has of `CAP_FSETID`, if the process has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fsetid {
+    /// What the thread had that started it.
+    Unknown,
+    Held,
+    Lowered,
 }
 
 impl Caller {
@@ -73,18 +86,55 @@ impl Caller {
 ///
 /// # Errors
 /// Those of `change` and of capset(2).
-pub(crate) fn without_fsetid<T>(change: impl FnOnce() -> Result<T>) -> Result<T> {
+fn without_fsetid<T>(change: impl FnOnce() -> Result<T>) -> Result<T> {
     let full = full_capabilities()?;
     if !full.effective.contains(CapabilitySet::FSETID) {
         return change();
     }
+    lower_fsetid(full)?;
+    let _full = RestoredCapabilities;
+    change()
+}
+
+/// Runs `change` without `CAP_FSETID`, and leaves this thread without it: most requests
+/// have no use for it, and to put it aside and take it back are two calls of
+/// capset(2). Who may have a use for it calls [`raise_fsetid`] first.
+///
+/// # Errors
+/// Those of `change` and of capset(2).
+pub(crate) fn lowering_fsetid<T>(change: impl FnOnce() -> Result<T>) -> Result<T> {
+    if FSETID.get() != Fsetid::Lowered {
+        let full = full_capabilities()?;
+        if full.effective.contains(CapabilitySet::FSETID) {
+            lower_fsetid(full)?;
+        }
+    }
+    change()
+}
+
+/// Takes back what [`lowering_fsetid`] has put aside.
+///
+/// # Errors
+/// Those of capset(2).
+pub(crate) fn raise_fsetid() -> Result<()> {
+    if FSETID.get() != Fsetid::Held {
+        let full = full_capabilities()?;
+        if full.effective.contains(CapabilitySet::FSETID) {
+            set_capabilities(None, full)?;
+        }
+        FSETID.set(Fsetid::Held);
+    }
+    Ok(())
+}
+
+fn lower_fsetid(full: CapabilitySets) -> Result<()> {
     let without = CapabilitySets {
         effective: full.effective - CapabilitySet::FSETID,
         ..full
     };
     set_capabilities(None, without)?;
-    let _full = RestoredCapabilities(full);
-    change()
+    FSETID.set(Fsetid::Lowered);
+    Ok(())
 }
 
 impl Caller {
@@ -142,20 +192,20 @@ impl Drop for TakenGroup {
     }
 }
 
-/// The capabilities of this thread when it has changed nothing about them.
+/// The capabilities of this process when no thread has changed anything about its own.
 fn full_capabilities() -> Result<CapabilitySets> {
-    FULL.with(|cell| match cell.get() {
+    match FULL.get() {
         Some(sets) => Ok(*sets),
-        None => capabilities(None).map(|sets| *cell.get_or_init(|| sets)),
-    })
+        None => capabilities(None).map(|sets| *FULL.get_or_init(|| sets)),
+    }
 }
 
 /// Gives the thread its capabilities back when dropped.
-struct RestoredCapabilities(CapabilitySets);
+struct RestoredCapabilities;
 
 impl Drop for RestoredCapabilities {
     fn drop(&mut self) {
-        if let Err(error) = set_capabilities(None, self.0) {
+        if let Err(error) = raise_fsetid() {
             // To raise what is permitted never fails; if it did, this thread would
             // refuse what it must not.
             tracing::error!(%error, "cannot take a capability back");
@@ -193,6 +243,7 @@ impl TakenIds {
         sys::set_thread_fsuid(caller.uid);
         let taken = TakenIds;
         set_capabilities(None, full)?;
+        FSETID.set(Fsetid::Held);
         Ok(Some(taken))
     }
 }
@@ -201,5 +252,30 @@ impl Drop for TakenIds {
     fn drop(&mut self) {
         sys::set_thread_fsuid(0);
         sys::set_thread_fsgid(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holds_fsetid() -> bool {
+        let sets = capabilities(None).unwrap();
+        sets.effective.contains(CapabilitySet::FSETID)
+    }
+
+    #[test]
+    fn what_was_lowered_is_raised_where_it_may_count() {
+        assert!(holds_fsetid(), "the tests run as root");
+        assert_eq!(lowering_fsetid(|| Ok(holds_fsetid())), Ok(false));
+        assert!(!holds_fsetid());
+        // A thread has what the one had that started it, and knows nothing of that.
+        let started = || raise_fsetid().map(|()| holds_fsetid());
+        assert_eq!(std::thread::spawn(started).join().unwrap(), Ok(true));
+        assert!(!holds_fsetid());
+        raise_fsetid().unwrap();
+        assert!(holds_fsetid());
+        assert_eq!(without_fsetid(|| Ok(holds_fsetid())), Ok(false));
+        assert!(holds_fsetid());
     }
 }

@@ -8,7 +8,7 @@ use plugpull_fuse::{BackingId, Device};
 use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 
 use super::{CachePolicy, Entry, IoMode, Passthrough, check_name, clearing_set_id};
-use crate::caller::without_fsetid;
+use crate::caller::lowering_fsetid;
 use crate::handles::OpenFile;
 use crate::mutant::{self, Mutant};
 use crate::nodes::{MagicLink, Node};
@@ -54,7 +54,7 @@ impl Backing for Device {
         // The kernel writes with the rights that the registering thread has now. Without
         // CAP_FSETID the lower filesystem clears set-id bits when somebody writes to a
         // file that was given them while it was open.
-        without_fsetid(|| self.open_backing(file))
+        lowering_fsetid(|| self.open_backing(file))
     }
 
     fn close(&self, id: BackingId) {

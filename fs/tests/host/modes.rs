@@ -2,13 +2,13 @@
 //! call, what the plain directory gives it.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use rustix::fs::{Access, AtFlags, CWD, FallocateFlags, Gid, Mode, OFlags, Uid, XattrFlags};
 
-use crate::harness::{Sandbox, Server};
+use crate::harness::{IO_MODES, Sandbox, Server};
 
 const USER: u32 = 1001;
 const OTHER: u32 = 1002;
@@ -314,6 +314,46 @@ fn set_id_bits_go_with_every_change_of_the_content_by_another_user() {
             change_contents(dir);
         }
         assert_eq!(modes(&source), modes(&native), "{arguments:?}, superuser");
+        server.unmount();
+    }
+}
+
+/// A thread that has opened a file to passthrough has put aside what this takes.
+#[test]
+fn the_superuser_may_give_set_group_id_for_a_group_that_is_not_its_own() {
+    for mode in IO_MODES {
+        let sandbox = Sandbox::new();
+        let (source, mount, native) = (sandbox.source(), sandbox.mountpoint(), sandbox.native());
+        for dir in [&native, &source] {
+            let shared = dir.join("shared");
+            fs::create_dir(&shared).unwrap();
+            chown(&shared, None, Some(GROUP)).unwrap();
+            fs::set_permissions(&shared, fs::Permissions::from_mode(0o2755)).unwrap();
+        }
+        let server = sandbox.serve(&["--io", mode, "--threads", "1"]);
+        for dir in [&native, &mount] {
+            let open = |name: &str, mode| {
+                let mut options = fs::File::options();
+                options.write(true).create_new(true).mode(mode);
+                options.open(dir.join(name)).unwrap()
+            };
+            let give = |name: &str| {
+                chown(dir.join(name), None, Some(GROUP)).unwrap();
+                fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o2755)).unwrap();
+            };
+            let _first = open("file", 0o644);
+            give("file");
+            let _second = open("another", 0o644);
+            fs::create_dir(dir.join("group")).unwrap();
+            give("group");
+            let _third = open("a third", 0o644);
+            let _made = open("shared/made", 0o2755);
+        }
+        for name in ["file", "group", "shared/made"] {
+            let bits = |dir: &Path| fs::metadata(dir.join(name)).unwrap().mode();
+            assert_eq!(bits(&source), bits(&native), "{mode}: {name}");
+            assert_eq!(bits(&native) & 0o2000, 0o2000, "{name}");
+        }
         server.unmount();
     }
 }
