@@ -45,7 +45,7 @@ mod view;
 
 pub use crash::{CrashState, Cutter, Keep, PowerCut, crash_state};
 pub use cuts::{CutCandidate, CutReason, choose_cuts};
-pub use device::{Counts, CutTrigger, Disk, DiskConfig, DiskError};
+pub use device::{Counts, CutTrigger, Disk, DiskConfig, DiskError, Reads};
 pub use log::{Complete, End, Entry, Mark, Operation, Recording, Submit};
 pub use model::CutState;
 pub use nbd::Server;

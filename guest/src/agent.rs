@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use plugpull_protocol::{Failure, Hello, Reply, Request, ToGuest, ToHost, VERSION};
 use rustix::system::{RebootCommand, reboot};
 
@@ -37,6 +37,8 @@ struct Agent {
     channel: Channel,
     servers: Servers,
     errors: Mutex<Option<ErrorCount>>,
+    /// A disk that nobody has open loses its cache.
+    read_ahead: Mutex<Option<fs::File>>,
     console: Console,
 }
 
@@ -58,18 +60,14 @@ pub(crate) fn run() -> Result<()> {
         channel,
         servers: Servers::default(),
         errors: Mutex::new(None),
+        read_ahead: Mutex::new(None),
         console: Console::default(),
     });
     loop {
         match Channel::receive(&mut from_host)? {
             ToGuest::Recorded { id } => agent.channel.recorded(id),
-            ToGuest::Request { id, request } => {
-                let agent = Arc::clone(&agent);
-                std::thread::Builder::new()
-                    .name(format!("request-{id}"))
-                    .spawn(move || agent.answer(id, request))
-                    .context("start a thread for a request")?;
-            }
+            ToGuest::Request { id, request } => agent.begin(id, vec![request])?,
+            ToGuest::InOrder { first, requests } => agent.begin(first, requests)?,
         }
     }
 }
@@ -93,8 +91,29 @@ fn command_line_word(key: &str) -> Result<String> {
 }
 
 impl Agent {
-    fn answer(&self, id: u64, request: Request) {
-        let result = self.carry_out(request).map_err(|error| Failure {
+    /// Carry out one request after the other on a thread of their own, until
+    /// one fails.
+    fn begin(self: &Arc<Self>, first: u64, requests: Vec<Request>) -> Result<()> {
+        let agent = Arc::clone(self);
+        let work = move || {
+            let mut failed = false;
+            for (id, request) in (first..).zip(requests) {
+                failed = !match failed {
+                    false => agent.answer(id, || agent.carry_out(request)),
+                    true => agent.answer(id, || bail!("a request before it failed")),
+                };
+            }
+        };
+        std::thread::Builder::new()
+            .name(format!("request-{first}"))
+            .spawn(work)
+            .map(drop)
+            .context("start a thread for a request")
+    }
+
+    /// Answer with what comes of it; returns whether it went well.
+    fn answer(&self, id: u64, work: impl FnOnce() -> Result<Reply>) -> bool {
+        let result = work().map_err(|error| Failure {
             message: format!("{error:#}"),
             errno: error.chain().find_map(|cause| {
                 cause
@@ -103,6 +122,7 @@ impl Agent {
                     .or_else(|| cause.downcast_ref::<std::io::Error>()?.raw_os_error())
             }),
         });
+        let went_well = result.is_ok();
         if let Err(error) = self.channel.send(&ToHost::Reply { id, result }) {
             // An answer that cannot be sent, too long for a frame, say, must
             // still be an answer: the host would wait for its deadline.
@@ -116,7 +136,9 @@ impl Agent {
             }) {
                 eprintln!("plugpull-agent: {error:#}");
             }
+            return false;
         }
+        went_well
     }
 
     fn carry_out(&self, request: Request) -> Result<Reply> {
@@ -159,7 +181,19 @@ impl Agent {
                 self.servers
                     .unmount(&at, Duration::from_millis(timeout_ms))?;
             }
-            Request::FlushDevice { device } => devices::flush_buffers(&devices::node(&device)?)?,
+            Request::FlushDevice { device } => {
+                self.read_ahead.lock().expect("no holder panics").take();
+                devices::flush_buffers(&devices::node(&device)?)?;
+            }
+            Request::ReadAhead {
+                device,
+                block_bytes,
+                stretches,
+            } => {
+                let node = devices::node(&device)?;
+                let held = devices::read_ahead(&node, block_bytes, &stretches)?;
+                *self.read_ahead.lock().expect("no holder panics") = Some(held);
+            }
             Request::SetWriteCache { device, volatile } => {
                 devices::set_write_cache(&devices::node(&device)?, volatile)?;
             }

@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    num::NonZeroU64,
     os::fd::AsFd,
     path::{Path, PathBuf},
 };
@@ -95,6 +96,36 @@ pub(crate) fn flush_buffers(node: &Path) -> Result<()> {
     let device = fs::File::open(node).with_context(|| format!("open {}", node.display()))?;
     blkflsbuf(&device).with_context(|| format!("BLKFLSBUF on {}", node.display()))?;
     Ok(())
+}
+
+/// Begin to read these stretches, first byte and length, into the disk's cache,
+/// which is there for as long as the returned file is open, and for as long as
+/// nobody sets another block size (set_blocksize() in block/bdev.c).
+pub(crate) fn read_ahead(
+    node: &Path,
+    block_bytes: u32,
+    stretches: &[(u64, u64)],
+) -> Result<fs::File> {
+    let device = fs::File::open(node).with_context(|| format!("open {}", node.display()))?;
+    set_block_size(&device, block_bytes)
+        .with_context(|| format!("set the block size of {}", node.display()))?;
+    for (first, length) in stretches {
+        let length = NonZeroU64::new(*length);
+        rustix::fs::fadvise(&device, *first, length, rustix::fs::Advice::WillNeed)
+            .with_context(|| format!("read {} ahead", node.display()))?;
+    }
+    Ok(device)
+}
+
+#[expect(unsafe_code, reason = "rustix has no wrapper for BLKBSZSET")]
+fn set_block_size(device: &fs::File, bytes: u32) -> rustix::io::Result<()> {
+    const BLKBSZSET: rustix::ioctl::Opcode = rustix::ioctl::opcode::write::<usize>(0x12, 113);
+    let bytes = i32::try_from(bytes).map_err(|_| rustix::io::Errno::INVAL)?;
+    // SAFETY: BLKBSZSET reads one int, whatever its number says (block/ioctl.c).
+    unsafe {
+        let set = rustix::ioctl::Setter::<BLKBSZSET, i32>::new(bytes);
+        rustix::ioctl::ioctl(device.as_fd(), set)
+    }
 }
 
 #[expect(unsafe_code, reason = "rustix has no wrapper for BLKFLSBUF")]

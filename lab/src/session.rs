@@ -4,6 +4,8 @@
 //! requests share one order. The lower filesystem is mounted at [`LOWER`], the
 //! filesystem under test at [`MOUNT`]; a native mount is the lower one itself.
 
+mod visit;
+
 use std::{
     os::{fd::AsFd, unix::net::UnixStream},
     path::{Path, PathBuf},
@@ -12,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use plugpull_disk::{Disk, DiskError, Server as DiskServer, View};
+use plugpull_disk::{Disk, DiskError, Reads, Recording, Server as DiskServer, View};
 use plugpull_protocol::{Device, Exited, Observation, Promise, Reply, Request, WorkloadRequest};
 use plugpull_vm::{
     Guest, Trouble,
@@ -26,6 +28,8 @@ use crate::{
     scenario::{IoMode, Lower, Mount, Mutant, Named, Server},
     testbed::Testbed,
 };
+
+pub use visit::{Visit, seen_at};
 
 /// Where the lower filesystem is mounted in the guest.
 pub const LOWER: &str = "/mnt/lower";
@@ -56,6 +60,8 @@ pub struct Session<'a> {
     device: Device,
     mounted: Vec<&'static str>,
     progress: Arc<Progress>,
+    /// What mounting has read in visits so far.
+    read_by_mounts: Reads,
     _slot: Slot,
 }
 
@@ -131,20 +137,27 @@ impl<'a> Session<'a> {
             device: Device::Serial(DATA.to_owned()),
             mounted: Vec::new(),
             progress,
+            read_by_mounts: Reads::default(),
             _slot: slot,
         };
         session.ask(Request::AttachPayload, QUICK)?;
         if opening.spec.cache == crate::scenario::Cache::None {
-            let device = session.device.clone();
-            session.ask(
-                Request::SetWriteCache {
-                    device,
-                    volatile: false,
-                },
-                QUICK,
-            )?;
+            session.write_through()?;
         }
         Ok(session)
+    }
+
+    /// Have the guest believe that what was written is durable, so that it sends
+    /// no flush. For a disk without a cache, and one that will lose no power.
+    ///
+    /// # Errors
+    /// The guest's refusal or trouble.
+    pub fn write_through(&self) -> Result<(), Trouble> {
+        let request = Request::SetWriteCache {
+            device: self.device.clone(),
+            volatile: false,
+        };
+        self.ask(request, QUICK)
     }
 
     /// The guest.
@@ -235,8 +248,8 @@ impl<'a> Session<'a> {
         )
     }
 
-    /// Check the lower filesystem, which is not mounted, with its own tool and
-    /// change nothing.
+    /// Check the lower filesystem, which is not mounted, with its own tool,
+    /// change nothing, and forget what it has read.
     ///
     /// # Errors
     /// The guest's trouble, also when the tool does not come to an end.
@@ -246,7 +259,10 @@ impl<'a> Session<'a> {
             fs: lower.fs.name().to_owned(),
             timeout_ms: self.timeout_ms(FSCK_TIMEOUT),
         };
-        match self.guest.request(request, self.scale(FSCK_TIMEOUT * 2))? {
+        let reply = self.guest.request(request, self.scale(FSCK_TIMEOUT * 2))?;
+        let device = self.device.clone();
+        self.ask(Request::FlushDevice { device }, QUICK)?;
+        match reply {
             Reply::Exited(exited) => Ok(exited),
             other => bail!("the guest answered fsck with {other:?}"),
         }
@@ -269,15 +285,18 @@ impl<'a> Session<'a> {
     /// # Errors
     /// [`Trouble::Refused`] when the filesystem does not mount.
     pub fn mount_by_kernel(&mut self, lower: &Lower) -> Result<(), Trouble> {
-        let request = Request::Mount {
+        self.ask(self.lower_request(lower), MOUNT_TIMEOUT)?;
+        self.mounted.push(LOWER);
+        Ok(())
+    }
+
+    fn lower_request(&self, lower: &Lower) -> Request {
+        Request::Mount {
             device: self.device.clone(),
             fs: lower.fs.name().to_owned(),
             options: lower.options.clone(),
             at: LOWER.to_owned(),
-        };
-        self.ask(request, MOUNT_TIMEOUT)?;
-        self.mounted.push(LOWER);
-        Ok(())
+        }
     }
 
     /// Mount the filesystem under test over the lower one; returns where
@@ -286,8 +305,16 @@ impl<'a> Session<'a> {
     /// # Errors
     /// [`Trouble::Refused`] when its server does not mount.
     pub fn mount(&mut self, mount: &Mount) -> Result<&'static str, Trouble> {
+        if let Some(request) = self.serve_request(mount) {
+            self.ask(request, MOUNT_TIMEOUT * 2)?;
+            self.mounted.push(MOUNT);
+        }
+        Ok(seen_at(mount))
+    }
+
+    fn serve_request(&self, mount: &Mount) -> Option<Request> {
         let argv = match &mount.server {
-            Server::Native => return Ok(LOWER),
+            Server::Native => return None,
             Server::PlugpullFs {
                 mutant,
                 threads,
@@ -316,18 +343,12 @@ impl<'a> Session<'a> {
                 run.filled(&[("lower", LOWER), ("mount", MOUNT), ("device", "{device}")])
             }
         };
-        let timeout_ms = self.timeout_ms(MOUNT_TIMEOUT);
-        self.ask(
-            Request::Serve {
-                argv,
-                device: self.device.clone(),
-                at: MOUNT.to_owned(),
-                timeout_ms,
-            },
-            MOUNT_TIMEOUT * 2,
-        )?;
-        self.mounted.push(MOUNT);
-        Ok(MOUNT)
+        Some(Request::Serve {
+            argv,
+            device: self.device.clone(),
+            at: MOUNT.to_owned(),
+            timeout_ms: self.timeout_ms(MOUNT_TIMEOUT),
+        })
     }
 
     /// Unmount the filesystem under test, leaving the lower one.
@@ -361,32 +382,32 @@ impl<'a> Session<'a> {
         let Some(at) = self.mounted.last().copied() else {
             return Ok(());
         };
-        let timeout_ms = self.timeout_ms(UNMOUNT_TIMEOUT);
-        self.ask(
-            Request::Unmount {
-                at: at.to_owned(),
-                timeout_ms,
-            },
-            UNMOUNT_TIMEOUT * 2,
-        )?;
+        self.ask(self.unmount_request(at), UNMOUNT_TIMEOUT * 2)?;
         self.mounted.pop();
         Ok(())
     }
 
-    /// Swap the disk's content for another; nothing may be mounted.
+    fn unmount_request(&self, at: &str) -> Request {
+        Request::Unmount {
+            at: at.to_owned(),
+            timeout_ms: self.timeout_ms(UNMOUNT_TIMEOUT),
+        }
+    }
+
+    /// Swap the disk's content for another; nothing may be mounted, and the
+    /// guest must have forgotten the disk's cached blocks, as it has after
+    /// [`Session::unmount_all`], [`Session::visit`] and [`Session::fsck`]. Returns
+    /// what the disk has recorded until now.
     ///
     /// # Errors
     /// When something is mounted or the log cannot be made.
-    pub fn swap(&mut self, view: View, log: &Path) -> Result<()> {
+    pub fn swap(&mut self, view: View, log: &Path) -> Result<Option<Recording>> {
         anyhow::ensure!(
             self.mounted.is_empty(),
             "{:?} are still mounted",
             self.mounted
         );
-        self.disk.swap(view, log)?;
-        let device = self.device.clone();
-        self.ask(Request::FlushDevice { device }, QUICK)?;
-        Ok(())
+        self.disk.swap(view, log)
     }
 
     /// End the guest at once, as a power cut does, and close the disk's log.

@@ -235,6 +235,18 @@ impl Guest {
         Ok(Pending(id))
     }
 
+    /// Send requests that the guest carries out one after the other, without
+    /// waiting. When one fails, those after it do too.
+    pub fn send_in_order(&self, requests: Vec<Request>) -> Result<Vec<Pending>, Trouble> {
+        let ids = requests.len() as u64;
+        let first = self.next_request.fetch_add(ids, Ordering::Relaxed);
+        self.monitor.update(|state| state.reached(Phase::Scenario));
+        let mut to_guest = self.to_guest.lock().unwrap_or_else(PoisonError::into_inner);
+        frame::write(&mut *to_guest, &ToGuest::InOrder { first, requests })
+            .map_err(|error| Trouble::Host(format!("send requests to the guest: {error}")))?;
+        Ok((first..first + ids).map(Pending).collect())
+    }
+
     /// Wait for the answer to a request that was sent.
     pub fn answer(
         &self,

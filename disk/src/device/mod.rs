@@ -10,6 +10,7 @@
 
 mod config;
 mod counts;
+mod reads;
 mod state;
 
 use std::path::Path;
@@ -25,6 +26,7 @@ use crate::view::View;
 
 pub use config::{CutTrigger, DiskConfig, DiskError};
 pub use counts::Counts;
+pub use reads::Reads;
 
 /// How long [`Disk::swap`] waits for requests under way.
 const SWAP_DEADLINE: Duration = Duration::from_secs(10);
@@ -123,6 +125,11 @@ impl Disk {
     /// What the disk has done since its recording began.
     pub fn counts(&self) -> Counts {
         self.lock().counts
+    }
+
+    /// What has been read since the disk got its content.
+    pub fn reads(&self) -> Reads {
+        self.lock().reads.clone()
     }
 
     /// Why the disk takes nothing more, if so.
@@ -251,6 +258,7 @@ impl Disk {
             })?;
             state.view = view;
             state.counts = Counts::default();
+            state.reads = Reads::default();
             state.trigger = None;
             state.log.replace(fresh).context("a disk with a log")?
         };
@@ -326,6 +334,9 @@ impl Disk {
             id: RequestId(0),
             data_offset: 0,
         };
+        if let Request::Read { offset, length } = request {
+            state.reads.add(offset..offset + u64::from(length));
+        }
         if let Request::Change {
             operation,
             offset,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::device::{Counts, CutTrigger, DiskConfig, DiskError};
+use crate::device::{Counts, CutTrigger, DiskConfig, DiskError, Reads};
 use crate::log::{Frame, Kind, LogHeader, LogWriter, Operation};
 use crate::table::SourceId;
 use crate::units::{CutPoint, SECTOR_BYTES, Sector, Seq};
@@ -17,6 +17,7 @@ pub(super) struct State {
     /// `None` on a read-only disk.
     pub(super) log: Option<Log>,
     pub(super) counts: Counts,
+    pub(super) reads: Reads,
     /// Requests submitted and not answered, reads included.
     pub(super) outstanding: u64,
     pub(super) trigger: Option<CutTrigger>,
@@ -59,6 +60,7 @@ impl State {
             view,
             log,
             counts: Counts::default(),
+            reads: Reads::default(),
             outstanding: 0,
             trigger: None,
             end: None,

@@ -99,6 +99,14 @@ pub enum ToGuest {
         /// What to do.
         request: Request,
     },
+    /// Several things to do one after the other, answered one by one. When one
+    /// fails, those after it are not begun and fail as well.
+    InOrder {
+        /// The id of the first; the others have those after it.
+        first: u64,
+        /// What to do.
+        requests: Vec<Request>,
+    },
     /// The promise with this id has its place in the ledger.
     Recorded {
         /// The promise's id.
@@ -213,6 +221,18 @@ pub enum Request {
     FlushDevice {
         /// The disk.
         device: Device,
+    },
+    /// Have blocks of an unmounted disk read into its cache, all at once, so that
+    /// a filesystem that is about to be mounted need not wait for one after the
+    /// other. They are kept until [`Request::FlushDevice`].
+    ReadAhead {
+        /// The disk.
+        device: Device,
+        /// The unit in which the filesystem will read: the cache is dropped
+        /// when it changes.
+        block_bytes: u32,
+        /// First byte and length of each stretch.
+        stretches: Vec<(u64, u64)>,
     },
     /// Set how the block layer sees the disk's write cache
     /// (`queue/write_cache`): `write back` or `write through`.

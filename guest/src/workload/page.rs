@@ -93,6 +93,7 @@ pub(super) fn check(dir: &Path, writes: u32, pages: u32, seed: u64) -> anyhow::R
             Ok(()) if found.iter().all(|byte| *byte == 0) => Page::Zero,
             Ok(()) => (page..writes)
                 .step_by(pages as usize)
+                .filter(|write| found.starts_with(&plan::page_begins(seed, *write)))
                 .find(|write| plan::page(seed, *write) == found)
                 .map_or(Page::Other, Page::Write),
         }

@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -23,7 +24,7 @@ use crate::{
     base::cluster_dir,
     oracle::{self, Finding, Ledger, files, postgres, transactions},
     scenario::{Count, Cuttable, OracleName, Story},
-    session::Session,
+    session::{Session, seen_at},
 };
 
 /// Recovery, reading, amcheck, stop and pg_checksums of one state.
@@ -116,6 +117,8 @@ pub(super) struct Checker<'a> {
     /// By content, and by what is asked of it: a check reads the ledger too.
     seen: HashMap<(ContentDigest, [u8; 32]), Seen>,
     fscked: Arc<Fscked>,
+    /// The log of the session's disk.
+    log: Option<PathBuf>,
     guests: u32,
     looks: u32,
 }
@@ -136,6 +139,16 @@ impl<'a> Checker<'a> {
         Arc::clone(&self.fscked)
     }
 
+    /// Remove the log before this one, which is now in use: it is only the store
+    /// of a check, and the state can be made again. Who still reads it has it open.
+    fn spent_log(&mut self, stage: &Stage<'_>, next: PathBuf) {
+        if let Some(log) = self.log.replace(next)
+            && !stage.bed.setup().keep
+        {
+            let _ = std::fs::remove_file(log);
+        }
+    }
+
     pub(super) fn see(
         &mut self,
         stage: &mut Stage<'a>,
@@ -143,7 +156,9 @@ impl<'a> Checker<'a> {
         state: &CrashState,
         question: &Question,
     ) -> Result<Seen> {
+        let start = Instant::now();
         let asked = (state.view.digest()?, question.digest());
+        stage.spent("check: digest", start);
         if let Some(seen) = self.seen.get(&asked) {
             return Ok(seen.clone());
         }
@@ -167,36 +182,37 @@ impl<'a> Checker<'a> {
         let log = stage.dir.join(log);
         let mut session = match self.session.take() {
             Some(mut session) => {
+                let start = Instant::now();
                 session.swap(state.view.clone(), &log)?;
+                self.spent_log(stage, log);
+                stage.spent("check: swap", start);
                 session
             }
             None => {
                 self.guests += 1;
                 let name = format!("check-{}{}", self.name, self.guests);
-                stage.session_in(self.slot.take(), &name, state.view.clone(), false)?
+                let slot = self.slot.take();
+                self.spent_log(stage, stage.log(&name));
+                let session = stage.session_in(slot, &name, state.view.clone(), false)?;
+                // Nobody will cut the power of this disk.
+                session.write_through()?;
+                session
             }
         };
         let seen = match look(&mut session, stage, workload, question) {
-            Ok(observation) => match session.unmount_all() {
-                Ok(()) => {
-                    let fsck = self.fscked.ask(stage, &session)?;
-                    self.session = Some(session);
-                    Seen::Observed(Box::new(Observed { observation, fsck }))
-                }
-                Err(trouble) => Seen::Unusable(format!("unmount after the check: {trouble}")),
-            },
+            Ok(observation) => {
+                let fsck = self.fscked.ask(stage, &session)?;
+                self.session = Some(session);
+                Seen::Observed(Box::new(Observed { observation, fsck }))
+            }
             // A guest whose state was unusable is not trusted with the next one.
             Err(error) => match error.downcast_ref::<Trouble>() {
-                Some(
-                    trouble @ (Trouble::Refused(_) | Trouble::Kernel { .. } | Trouble::Hung { .. }),
-                ) => Seen::Unusable(trouble.to_string()),
+                Some(Trouble::Refused(_) | Trouble::Kernel { .. } | Trouble::Hung { .. }) => {
+                    Seen::Unusable(format!("{error:#}"))
+                }
                 _ => return Err(error),
             },
         };
-        if !stage.bed.setup().keep {
-            // The log of a check is only its store; the state can be made again.
-            let _ = std::fs::remove_file(&log);
-        }
         Ok(seen)
     }
 }
@@ -226,15 +242,15 @@ impl Fscked {
     }
 }
 
+/// Mount the state, see what is to be seen, and unmount it.
 fn look(
     session: &mut Session<'_>,
-    stage: &Stage<'_>,
+    stage: &mut Stage<'_>,
     workload: &Cuttable,
     question: &Question,
 ) -> Result<Observation> {
-    session.mount_lower(&stage.case.lower)?;
-    let at = session.mount(&stage.case.mount)?;
-    match workload {
+    let at = seen_at(&stage.case.mount);
+    let looks = match workload {
         Cuttable::PostgresLedger(load) => {
             let request = WorkloadRequest::PostgresRecover {
                 dir: cluster_dir(at),
@@ -243,7 +259,7 @@ fn look(
                 conf: load.settings(),
                 timeout_ms: session.timeout_ms(RECOVER_TIMEOUT / 4),
             };
-            session.workload(request, RECOVER_TIMEOUT)
+            vec![(request, RECOVER_TIMEOUT)]
         }
         Cuttable::PageFsync => {
             let request = WorkloadRequest::PageCheck {
@@ -252,10 +268,15 @@ fn look(
                 pages: PAGES,
                 seed: stage.seed,
             };
-            session.workload(request, PAGE_TIMEOUT)
+            vec![(request, PAGE_TIMEOUT)]
         }
-        Cuttable::Program(program) => user::look(session, stage, program, question, at),
+        Cuttable::Program(program) => user::looks(session, stage, program, question, at)?,
+    };
+    let visit = session.visit(&stage.case.lower, &stage.case.mount, looks)?;
+    for (phase, took) in visit.took {
+        stage.took(&format!("check: {phase}"), took);
     }
+    user::answer(question, visit.observations)
 }
 
 pub(super) fn judge(

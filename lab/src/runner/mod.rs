@@ -22,7 +22,7 @@ mod writers;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -189,7 +189,11 @@ impl<'a> Stage<'a> {
     }
 
     fn spent(&mut self, phase: &str, since: Instant) {
-        *self.outcome.seconds.entry(phase.to_owned()).or_default() += since.elapsed().as_secs_f64();
+        self.took(phase, since.elapsed());
+    }
+
+    fn took(&mut self, phase: &str, time: Duration) {
+        *self.outcome.seconds.entry(phase.to_owned()).or_default() += time.as_secs_f64();
     }
 
     /// Take what these oracles said.

@@ -286,12 +286,30 @@ pub fn page_key(page: u32) -> String {
 
 /// What write `write` puts on its page.
 pub fn page(seed: u64, write: u32) -> Vec<u8> {
-    text(&[seed, write.into(), 0x9a6e], PAGE).into_bytes()
+    text(&page_parts(seed, write), PAGE).into_bytes()
+}
+
+/// How that begins: enough to tell which write it may be, for less than making
+/// the whole page.
+pub fn page_begins(seed: u64, write: u32) -> [u8; 16] {
+    hex(mix(&[mix(&page_parts(seed, write)), 0]))
+}
+
+fn page_parts(seed: u64, write: u32) -> [u64; 3] {
+    [seed, write.into(), 0x9a6e]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_begins_as_is_said() {
+        for write in 0..50 {
+            assert!(page(7, write).starts_with(&page_begins(7, write)));
+            assert_ne!(page_begins(7, write), page_begins(7, write + 1));
+        }
+    }
 
     #[test]
     fn transactions_touch_older_rows_only_and_all_kinds_occur() {

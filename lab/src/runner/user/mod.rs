@@ -16,7 +16,9 @@ use plugpull_protocol::{
     workload::user::{Call, Ended, Keys, SocketRules, UserRan, UserRequest, UserSeen},
 };
 
-pub(super) use self::states::{LEDGER, Question, judge, look, send_ledger, unusable};
+pub(super) use self::states::{
+    LEDGER, Question, answer, judge, looks, send_ledger, unusable,
+};
 use super::{Stage, cuts::Timeline, power_cut};
 use crate::{
     base::Kind,
@@ -197,7 +199,11 @@ pub(super) fn run_to_its_end(stage: &mut Stage<'_>, program: &Program) -> Result
     let at = session.mount(&stage.case.mount)?;
     let start = Instant::now();
     let question = Question::about(program, &timeline, end);
-    match look(&mut session, stage, program, &question, at)? {
+    let mut seen = Vec::new();
+    for (request, timeout) in looks(&session, stage, program, &question, at)? {
+        seen.push(session.workload(request, timeout)?);
+    }
+    match answer(&question, seen)? {
         Observation::User(seen) => judge(stage, program, &ledger, &seen, None)?,
         other => bail!("the guest answered a check with something else: {other:?}"),
     }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use plugpull_protocol::{
     Observation, Promise, WorkloadRequest,
     workload::user::{Call, UserFile, UserRequest, UserSeen},
@@ -78,48 +78,38 @@ impl Question {
     }
 }
 
-/// Have the check run, or the files looked at, on what is mounted at `at`.
-pub(in crate::runner) fn look(
-    session: &mut Session<'_>,
+/// What the guest is asked so that the check runs, or the files are looked at,
+/// on what is mounted at `at`; each with how long the answer may take.
+pub(in crate::runner) fn looks(
+    session: &Session<'_>,
     stage: &Stage<'_>,
     program: &Program,
     question: &Question,
     at: &str,
-) -> Result<Observation> {
+) -> Result<Vec<(WorkloadRequest, Duration)>> {
     let dir = own_dir(at);
     match (&program.judge, question) {
         (Judge::Check { run, .. }, Question::Check(ledger)) => {
-            send_ledger(session, ledger)?;
             let seed = seed(stage);
             let values = [("dir", dir.as_str()), ("ledger", LEDGER), ("seed", &seed)];
-            let request = UserRequest::Check {
+            let check = UserRequest::Check {
                 program: Call {
                     cwd: programs::guest_dir(&stage.case.scenario.name, program),
                     argv: run.filled(&values),
                     timeout_ms: session.timeout_ms(CHECK),
                 },
             };
-            session.workload(WorkloadRequest::User(request), CHECK * 2)
+            let mut looks = ledger_requests(ledger);
+            looks.push((WorkloadRequest::User(check), CHECK * 2));
+            Ok(looks)
         }
         (Judge::Files { .. }, Question::Files(keys)) => {
-            let mut files = BTreeMap::new();
-            for keys in parts(keys) {
-                let request = UserRequest::Files {
-                    dir: dir.clone(),
-                    keys: keys.to_vec(),
-                };
-                match session.workload(WorkloadRequest::User(request), LOOK)? {
-                    Observation::User(UserSeen::Files { files: some }) => files.extend(some),
-                    other => bail!("the guest looked at files and saw {other:?}"),
-                }
-            }
-            ensure!(
-                files.len() == keys.len(),
-                "the guest looked at {} of {} files",
-                files.len(),
-                keys.len()
-            );
-            Ok(Observation::User(UserSeen::Files { files }))
+            let files = |keys: &[String]| UserRequest::Files {
+                dir: dir.clone(),
+                keys: keys.to_vec(),
+            };
+            let request = |keys| (WorkloadRequest::User(files(keys)), LOOK);
+            Ok(parts(keys).into_iter().map(request).collect())
         }
         (Judge::Store(store), Question::Usual) => {
             let seed = seed(stage);
@@ -130,16 +120,51 @@ pub(in crate::runner) fn look(
                     timeout_ms: session.timeout_ms(CHECK),
                 },
             };
-            session.workload(WorkloadRequest::User(request), CHECK * 2)
+            Ok(vec![(WorkloadRequest::User(request), CHECK * 2)])
         }
         (_, other) => bail!("a program's state cannot be asked {other:?}"),
     }
 }
 
+/// What the answers to these questions say together.
+pub(in crate::runner) fn answer(
+    question: &Question,
+    answers: Vec<Observation>,
+) -> Result<Observation> {
+    let Question::Files(keys) = question else {
+        return answers
+            .into_iter()
+            .last()
+            .context("a check was asked nothing");
+    };
+    let mut files = BTreeMap::new();
+    for answer in answers {
+        match answer {
+            Observation::User(UserSeen::Files { files: some }) => files.extend(some),
+            other => bail!("the guest looked at files and saw {other:?}"),
+        }
+    }
+    ensure!(
+        files.len() == keys.len(),
+        "the guest looked at {} of {} files",
+        files.len(),
+        keys.len()
+    );
+    Ok(Observation::User(UserSeen::Files { files }))
+}
+
+/// Give the guest the ledger as a file.
 pub(in crate::runner) fn send_ledger(session: &Session<'_>, ledger: &str) -> Result<()> {
+    for (request, timeout) in ledger_requests(ledger) {
+        session.workload(request, timeout)?;
+    }
+    Ok(())
+}
+
+fn ledger_requests(ledger: &str) -> Vec<(WorkloadRequest, Duration)> {
+    let mut requests = Vec::new();
     let mut rest = ledger;
-    let mut first = true;
-    while first || !rest.is_empty() {
+    while requests.is_empty() || !rest.is_empty() {
         // Whole lines; one is far shorter than a part.
         let end = match rest.get(PART..) {
             None => rest.len(),
@@ -152,12 +177,12 @@ pub(in crate::runner) fn send_ledger(session: &Session<'_>, ledger: &str) -> Res
         let request = UserRequest::Ledger {
             path: LEDGER.to_owned(),
             text: text.to_owned(),
-            first,
+            first: requests.is_empty(),
         };
-        session.workload(WorkloadRequest::User(request), LOOK)?;
-        (rest, first) = (more, false);
+        requests.push((WorkloadRequest::User(request), LOOK));
+        rest = more;
     }
-    Ok(())
+    requests
 }
 
 /// Keys in as many messages as they need.
