@@ -5,10 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::Instant,
 };
@@ -24,20 +21,27 @@ use super::{
     Failure, Outcome, Stage, capsules,
     cuts::Timeline,
     explore::{Checker, Plan, judge},
+    nested::{Deep, Dive, Recovery, Share},
     smallest::{self, Found},
     user::Question,
 };
 use crate::{
     oracle::Ledger,
-    scenario::{Count, Cuttable, OracleName},
+    scenario::{self, Count, Cuttable, OracleName},
 };
 
 /// What is left of it as an artefact.
 const COVERAGE: &str = "coverage.json";
 
-pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -> Result<()> {
+pub(super) fn run(
+    stage: &mut Stage<'_>,
+    workload: &Cuttable,
+    plan: &Plan<'_>,
+    cut: &scenario::PowerCut,
+) -> Result<()> {
+    let share = Share::of(plan.states, cut.nested);
     let budget = Budget {
-        states: plan.states as usize,
+        states: share.own as usize,
         // Before a program of the user's begins, its directory need not be there.
         from: CutPoint(Seq(plan.timeline.start().unwrap_or(0))),
         seed: Seed(stage.seed),
@@ -47,11 +51,12 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, plan: &Plan<'_>) -
     let work = Work {
         workload,
         plan,
+        share: (share, cut.nested),
         states: &planned.states,
         next: AtomicUsize::new(0),
         ends: AtomicBool::new(false),
     };
-    let mut checker = Checker::default();
+    let mut checker = Checker::of(cut);
     let found = work.share(stage, &mut checker)?;
     let ids: Vec<&str> = found.iter().map(|guilty| guilty.id.as_str()).collect();
     stage.outcome.failures = condensed(&stage.outcome.failures, &ids);
@@ -73,12 +78,16 @@ struct Guilty {
     /// The cut of the ledger.
     at: u64,
     oracle: OracleName,
+    /// Where the power went again, if it did.
+    deep: Option<Deep>,
 }
 
 /// The states of a plan, to be looked at by one guest or by several.
 struct Work<'w> {
     workload: &'w Cuttable,
     plan: &'w Plan<'w>,
+    /// What of it is for cuts of recoveries, and how many of these in a row.
+    share: (Share, u32),
     states: &'w [PlannedState],
     /// The first that nobody has taken.
     next: AtomicUsize,
@@ -97,7 +106,7 @@ impl Work<'_> {
     /// there are free slots for. What was found, in the order of the plan.
     fn share<'a>(&self, stage: &mut Stage<'a>, checker: &mut Checker<'a>) -> Result<Vec<Guilty>> {
         let (bed, case, dir, seed) = (stage.bed, stage.case, stage.dir, stage.seed);
-        let fscked = checker.fscked();
+        let helped = checker.helped();
         thread::scope(|scope| {
             let help = |number: usize, slot: Slot| {
                 let mut outcome = Outcome::default();
@@ -108,7 +117,7 @@ impl Work<'_> {
                     seed,
                     outcome: &mut outcome,
                 };
-                let mut checker = Checker::helper(number, slot, Arc::clone(&fscked));
+                let mut checker = Checker::helper(number, slot, &helped);
                 let found = self.look(&mut stage, &mut checker, || Ok(()));
                 self.ends.fetch_or(found.is_err(), Ordering::Relaxed);
                 found.map(|found| (found, outcome))
@@ -167,17 +176,48 @@ impl Work<'_> {
             if let Some((at, _)) = judged {
                 capsules::note(stage, before, &state, &planned.keep, at)?;
             }
-            all.extend(judged.map(|(at, oracle)| Guilty {
-                state: number,
-                id: state.id.clone(),
-                at,
-                oracle,
-            }));
+            match (judged, ledgers.last()) {
+                (Some((at, oracle)), _) => all.push(Guilty {
+                    state: number,
+                    id: state.id.clone(),
+                    at,
+                    oracle,
+                    deep: None,
+                }),
+                (None, Some(at)) if self.share.0.takes(number, self.states.len()) => {
+                    all.extend(self.dive(stage, checker, (number, &state), *at)?);
+                }
+                (None, _) => {}
+            }
             if stage.control_is_caught() {
                 self.ends.store(true, Ordering::Relaxed);
             }
         }
         Ok(all)
+    }
+
+    /// Cut the recovery of this state, which was just looked at.
+    fn dive<'a>(
+        &self,
+        stage: &mut Stage<'a>,
+        checker: &mut Checker<'a>,
+        (number, state): (usize, &CrashState),
+        at: u64,
+    ) -> Result<Vec<Guilty>> {
+        let dive = Dive {
+            workload: self.workload,
+            timeline: self.plan.timeline,
+            at,
+        };
+        let found = dive.cut_again(stage, checker, state, self.share)?;
+        let guilty = |deep: Deep| Guilty {
+            state: number,
+            id: deep.id.clone(),
+            at,
+            oracle: deep.oracle,
+            deep: Some(deep),
+        };
+        Ok(found.into_iter().map(guilty).collect())
     }
 
     /// Add how few writes a failure takes.
@@ -188,6 +228,9 @@ impl Work<'_> {
         guilty: &Guilty,
     ) -> Result<()> {
         let start = Instant::now();
+        if let Some(deep) = &guilty.deep {
+            return self.tell_deep(stage, checker, guilty, deep);
+        }
         let planned = &self.states[guilty.state];
         // Where the promise was broken, if the choice of survivors says the same there.
         let at = CutPoint(Seq(guilty.at));
@@ -213,11 +256,44 @@ impl Work<'_> {
         });
         Ok(())
     }
+
+    /// The same, of the last of several cuts.
+    fn tell_deep<'a>(
+        &self,
+        stage: &mut Stage<'a>,
+        checker: &mut Checker<'a>,
+        guilty: &Guilty,
+        deep: &Deep,
+    ) -> Result<()> {
+        let start = Instant::now();
+        let Recovery { state, recording } = &*deep.of;
+        let cut = PowerCut::new(&state.view, recording, deep.cut)?;
+        let found = Found {
+            cut: &cut,
+            keep: &deep.keep,
+            ledger: &Ledger::at(self.plan.timeline.records(), guilty.at)?,
+            question: &Question::of(self.workload, self.plan.timeline, guilty.at),
+            oracle: guilty.oracle,
+        };
+        let plan = Plan {
+            base: &state.view,
+            recording,
+            ..*self.plan
+        };
+        let story = smallest::story(stage, self.workload, &plan, checker, &found)?;
+        stage.spent("minimise", start);
+        stage.outcome.failures.push(Failure {
+            oracle: guilty.oracle,
+            detail: format!("while {} recovered the power went again: {story}", state.id),
+            state: Some(guilty.id.clone()),
+        });
+        Ok(())
+    }
 }
 
 /// Judge a state under the ledgers of these cuts, until one shows that it is
 /// wrong: that cut, and the oracle that said so first.
-fn judge_all<'a>(
+pub(super) fn judge_all<'a>(
     stage: &mut Stage<'a>,
     workload: &Cuttable,
     checker: &mut Checker<'a>,

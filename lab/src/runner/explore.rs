@@ -23,7 +23,7 @@ use super::{
 use crate::{
     base::cluster_dir,
     oracle::{self, Finding, Ledger, files, postgres, transactions},
-    scenario::{Count, Cuttable, OracleName, Story},
+    scenario::{Count, Cuttable, OracleName, PowerCut as PowerCutStory, Story},
     session::{Session, seen_at},
 };
 
@@ -54,6 +54,12 @@ pub(super) struct Observed {
     observation: Observation,
     /// What the filesystem's own checker said of the recovered disk.
     fsck: Option<Exited>,
+}
+
+/// What the checkers of one case have in common.
+pub(super) struct Helped {
+    fscked: Arc<Fscked>,
+    records: bool,
 }
 
 /// Checks of recovered disks, by content: a disk that was recovered to the same
@@ -117,7 +123,11 @@ pub(super) struct Checker<'a> {
     /// By content, and by what is asked of it: a check reads the ledger too.
     seen: HashMap<(ContentDigest, [u8; 32]), Seen>,
     fscked: Arc<Fscked>,
-    /// The log of the session's disk.
+    /// Whether recoveries are recorded, to be cut in their turn.
+    records: bool,
+    /// The disk of the session holds what was recovered from this state.
+    recovered: Option<String>,
+    /// The log of its disk.
     log: Option<PathBuf>,
     guests: u32,
     looks: u32,
@@ -125,18 +135,30 @@ pub(super) struct Checker<'a> {
 
 impl<'a> Checker<'a> {
     /// One of several, whose first guest runs in this slot.
-    pub(super) fn helper(number: usize, slot: Slot, fscked: Arc<Fscked>) -> Self {
+    pub(super) fn helper(number: usize, slot: Slot, of: &Helped) -> Self {
         Checker {
             name: format!("{number}-"),
             slot: Some(slot),
-            fscked,
+            fscked: Arc::clone(&of.fscked),
+            records: of.records,
             ..Checker::default()
         }
     }
 
-    /// What its helpers need not do again.
-    pub(super) fn fscked(&self) -> Arc<Fscked> {
-        Arc::clone(&self.fscked)
+    /// One that records recoveries, if they are to be cut.
+    pub(super) fn of(cut: &PowerCutStory) -> Self {
+        Checker {
+            records: cut.nested > 0,
+            ..Checker::default()
+        }
+    }
+
+    /// What its helpers begin with.
+    pub(super) fn helped(&self) -> Helped {
+        Helped {
+            fscked: Arc::clone(&self.fscked),
+            records: self.records,
+        }
     }
 
     /// Remove the log before this one, which is now in use: it is only the store
@@ -147,6 +169,26 @@ impl<'a> Checker<'a> {
         {
             let _ = std::fs::remove_file(log);
         }
+    }
+
+    /// The recording of the recovery of this state, if that is what the guest
+    /// has just done; the disk gets a new log.
+    pub(super) fn recovery(
+        &mut self,
+        stage: &Stage<'_>,
+        state: &CrashState,
+    ) -> Result<Option<Recording>> {
+        let Some(session) = &mut self.session else {
+            return Ok(None);
+        };
+        if self.recovered.take().as_ref() != Some(&state.id) {
+            return Ok(None);
+        }
+        let log = format!("check-{}{}-between.disklog", self.name, self.looks);
+        let log = stage.dir.join(log);
+        let recording = session.swap(state.view.clone(), &log)?;
+        self.spent_log(stage, log);
+        Ok(recording)
     }
 
     pub(super) fn see(
@@ -178,6 +220,7 @@ impl<'a> Checker<'a> {
         question: &Question,
     ) -> Result<Seen> {
         self.looks += 1;
+        self.recovered = None;
         let log = format!("check-{}{}-{}.disklog", self.name, self.looks, state.id);
         let log = stage.dir.join(log);
         let mut session = match self.session.take() {
@@ -193,9 +236,12 @@ impl<'a> Checker<'a> {
                 let name = format!("check-{}{}", self.name, self.guests);
                 let slot = self.slot.take();
                 self.spent_log(stage, stage.log(&name));
-                let session = stage.session_in(slot, &name, state.view.clone(), false)?;
-                // Nobody will cut the power of this disk.
-                session.write_through()?;
+                let records = self.records;
+                let session = stage.session_in(slot, &name, state.view.clone(), records)?;
+                if !records {
+                    // Nobody will cut the power of this disk.
+                    session.write_through()?;
+                }
                 session
             }
         };
@@ -203,6 +249,7 @@ impl<'a> Checker<'a> {
             Ok(observation) => {
                 let fsck = self.fscked.ask(stage, &session)?;
                 self.session = Some(session);
+                self.recovered = self.records.then(|| state.id.clone());
                 Seen::Observed(Box::new(Observed { observation, fsck }))
             }
             // A guest whose state was unusable is not trusted with the next one.

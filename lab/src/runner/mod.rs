@@ -13,6 +13,7 @@ mod explore;
 mod flakey;
 mod initdb;
 mod load;
+mod nested;
 mod power_cut;
 mod repro;
 mod smallest;

@@ -73,7 +73,7 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut) ->
         states: cut.states.get(),
     };
     let told = match &cut.cuts {
-        Cuts::Everywhere => everywhere::run(stage, workload, &plan),
+        Cuts::Everywhere => everywhere::run(stage, workload, &plan, cut),
         Cuts::Seeded(count) => {
             let cuts = timeline.choose(count.get(), stage.seed);
             explore::run(stage, workload, &plan, &cuts)

@@ -17,6 +17,8 @@ named! {
         CrashStates = "crash_states",
         /// Crash states left when equal ones are taken together.
         UniqueStates = "unique_states",
+        /// Crash states of a recovery that was itself cut.
+        NestedStates = "nested_states",
         /// Runs of the lower filesystem's own checker.
         FsckRuns = "fsck_runs",
         /// Errors that the fault injection made.
@@ -72,6 +74,7 @@ impl Count {
         match self {
             Self::CrashStates => "crash states",
             Self::UniqueStates => "distinct crash states",
+            Self::NestedStates => "crash states of a recovery",
             Self::FsckRuns => "runs of fsck",
             Self::FaultsFired => "faults fired",
             Self::OracleChecks => "oracle checks",

@@ -114,6 +114,7 @@ pub(crate) struct RawPowerCut {
     pub(crate) cut: Text,
     pub(crate) states: Number,
     pub(crate) fsck: Flag,
+    pub(crate) nested: Number,
 }
 
 #[derive(Debug, Deserialize)]
@@ -201,6 +202,7 @@ impl RawPowerCut {
             cut: self.cut.clone(),
             states: over.states.clone().or_else(|| self.states.clone()),
             fsck: self.fsck.clone(),
+            nested: self.nested.clone(),
         }
     }
 }

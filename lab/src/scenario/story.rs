@@ -281,6 +281,8 @@ pub struct PowerCut {
     pub states: NonZeroU32,
     /// Whether the lower filesystem's own checker looks at what was recovered.
     pub fsck: bool,
+    /// How often the power goes again while a state recovers.
+    pub nested: u32,
 }
 
 /// Where the power goes.
@@ -382,6 +384,10 @@ impl Story {
     }
 
     fn prove_control(&self, wanted: &mut Vec<(Count, u64)>) {
+        if let Self::PowerCut(_, PowerCut { nested: 1.., .. }) = self {
+            // What a second cut must show, the first must not show before.
+            wanted.push((Count::NestedStates, 1));
+        }
         match self {
             Self::PowerCut(Cuttable::Program(_), _) => {
                 wanted.extend([(Count::CrashStates, 1), (Count::Activity, 1)]);
@@ -430,6 +436,9 @@ impl PowerCut {
     fn prove(&self, lossy: bool, wanted: &mut Vec<(Count, u64)>) {
         if self.fsck {
             wanted.push((Count::FsckRuns, 1));
+        }
+        if self.nested > 0 {
+            wanted.push((Count::NestedStates, 1));
         }
         match &self.cuts {
             Cuts::Seeded(cuts) => {

@@ -16,9 +16,7 @@ use plugpull_protocol::{
     workload::user::{Call, Ended, Keys, SocketRules, UserRan, UserRequest, UserSeen},
 };
 
-pub(super) use self::states::{
-    LEDGER, Question, answer, judge, looks, send_ledger, unusable,
-};
+pub(super) use self::states::{LEDGER, Question, answer, judge, looks, send_ledger, unusable};
 use super::{Stage, cuts::Timeline, power_cut};
 use crate::{
     base::Kind,

@@ -184,6 +184,7 @@ fn only_numbers(over: &RawPowerCut, complaints: &mut Complaints) {
     let spans = [
         ("cut", over.cut.as_ref().map(Spanned::span)),
         ("fsck", over.fsck.as_ref().map(Spanned::span)),
+        ("nested", over.nested.as_ref().map(Spanned::span)),
     ];
     for (key, span) in spans {
         if let Some(span) = span {
@@ -506,6 +507,7 @@ fn power_cut(
         Some(Cuts::Seeded(cuts)) => cuts.get() * STATES_PER_CUT,
         _ => STATES_PER_CUT,
     };
+    let nested = nested(raw, cuts.as_ref(), complaints)?;
     let fsck = raw.fsck.as_ref().is_none_or(|flag| *flag.get_ref());
     let Some(written) = &raw.states else {
         let states = NonZeroU32::new(fewest)?;
@@ -519,6 +521,7 @@ fn power_cut(
             cuts: cuts?,
             states,
             fsck,
+            nested,
         });
     };
     let states = complaints.number("states", &raw.states, fewest, MAX_STATES)?;
@@ -534,7 +537,35 @@ fn power_cut(
         cuts: cuts?,
         states,
         fsck,
+        nested,
     })
+}
+
+/// More recoveries in a row than anybody sits through.
+const MAX_NESTED: u64 = 8;
+
+/// How often the power goes again.
+fn nested(raw: &RawPowerCut, cuts: Option<&Cuts>, complaints: &mut Complaints) -> Option<u32> {
+    let Some(written) = &raw.nested else {
+        return Some(0);
+    };
+    let nested = *written.get_ref();
+    if nested > MAX_NESTED {
+        complaints
+            .add(
+                written.span(),
+                format!("{nested} cuts in a row are too many"),
+            )
+            .expected(format!("at most {MAX_NESTED}"));
+        return None;
+    }
+    if nested > 0 && !matches!(cuts, None | Some(Cuts::Everywhere)) {
+        complaints
+            .add(written.span(), "`nested` is for a cut everywhere")
+            .expected("neither `cuts` nor `cut`");
+        return None;
+    }
+    u32::try_from(nested).ok()
 }
 
 fn cut_point(written: &Spanned<String>, complaints: &mut Complaints) -> Option<CutPoint> {

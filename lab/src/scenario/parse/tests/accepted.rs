@@ -27,6 +27,7 @@ fn a_file_means_what_it_says() {
             cuts: Cuts::Seeded(n(10)),
             states: n(30),
             fsck: true,
+            nested: 0,
         },
     );
     assert_eq!(scenario.story(Profile::Full), Some(&story));
@@ -270,6 +271,7 @@ fn the_suite_is_whole() {
             "control-log-store-served 1/1/1 caught by served",
             "control-lying-disk 1/1/1 caught by ledger",
             "control-named-checks 0/3/3 caught by checks",
+            "control-nested 0/1/1 caught by check",
             "control-notes-check 1/1/1 caught by check",
             "control-notes 1/1/1 caught by files",
             "control-page-lying-disk 1/1/1 caught by ledger",
@@ -279,6 +281,7 @@ fn the_suite_is_whole() {
             "log-store 3/9/18 pass",
             "named-checks-passthrough 0/6/6 pass",
             "named-checks 0/12/36 pass",
+            "nested-power-cut 0/1/1 pass",
             "notes-check 2/2/2 pass",
             "notes 2/4/4 pass",
             "page-power-cut 2/2/2 pass",

@@ -129,6 +129,8 @@ fn combinations_that_mean_nothing() {
         with("states = 30", "").replace("cuts = 10", ""),
         format!("{GOOD}[nightly.power-cut]\ncuts = 100\n"),
         format!("{GOOD}[full.power-cut]\ncut = \"flush 12\"\nfsck = false\n"),
+        with("states = 30", "states = 30\nnested = 1"),
+        with("cuts = 10", "nested = 9"),
         format!("{GOOD}[full.workload]\nbuiltin = \"page-fsync\"\n"),
         with("\"postgres-ledger\"", "\"writers\"\ndamage = true").replace(cut, ""),
         with("\"postgres-ledger\"", "\"sqlite\"\ndamage = true").replace(cut, ""),
