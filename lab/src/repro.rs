@@ -215,3 +215,151 @@ fn push_words(out: &mut String, findings: &[Words]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        capsule::{
+            Capsule,
+            tests::{forged, made, with_manifest},
+        },
+        scenario::OracleName,
+    };
+
+    /// A capsule, taken apart below a directory.
+    fn unpacked(dir: &Path, change: impl FnOnce(&mut Manifest)) -> Unpacked {
+        let made = made(dir);
+        let path = forged(&made, |members| with_manifest(members, change));
+        let to = dir.join("unpacked");
+        std::fs::create_dir(&to).expect("made");
+        let unpacked = Capsule::open(&path).and_then(|capsule| capsule.unpack(&to));
+        unpacked.unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    fn refused(change: impl FnOnce(&mut Manifest), instead: Option<&str>) -> String {
+        let dir = tempfile::tempdir().expect("a directory");
+        let capsule = unpacked(dir.path(), change);
+        let home = Home::find().expect("a workspace");
+        let file = instead.map(|text| {
+            let path = dir.path().join("mine.toml");
+            std::fs::write(&path, text).expect("written");
+            path
+        });
+        let error = case(&capsule, &home, file.as_deref()).expect_err("refused");
+        assert!(error.is::<BadCapsule>(), "{error:#}");
+        format!("{error:#}")
+    }
+
+    #[test]
+    fn what_does_not_fit_here_is_refused_by_name() {
+        let image = |manifest: &mut Manifest| manifest.image.name = ImageName::new("debian99");
+        let said = refused(image, None);
+        assert!(said.contains("wants the image debian99, and "), "{said}");
+        assert!(said.contains("debian12, debian13"), "{said}");
+        let said = refused(|_| {}, None);
+        assert!(
+            said.contains("65536 bytes, and that of the scenario 67108864"),
+            "{said}"
+        );
+        let profile = |manifest: &mut Manifest| manifest.profile = scenario::Profile::Nightly;
+        let name = |manifest: &mut Manifest| manifest.case = scenario::CaseName::new("a::b::c::d");
+        let said = refused(name, None);
+        assert!(
+            said.contains("no case a::b::c::d in the profile smoke"),
+            "{said}"
+        );
+        let text = "about = \"x\"\n[matrix]\nimage = [\"debian13\"]\nlower = [\"xfs\"]\n\
+                    mount = [\"native\"]\n[workload]\nbuiltin = \"page-fsync\"\n\
+                    [power-cut]\nstates = 30\n";
+        let said = refused(profile, Some(text));
+        assert!(
+            said.contains("mine.toml: it has no case debian13::ext4::native"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn the_programs_are_those_that_came_along() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let capsule = unpacked(dir.path(), |_| {});
+        let images = &capsule.manifest().images;
+        let case = own(&capsule, images).expect("a case");
+        let files = programs::payload_files(&[case]).expect("found");
+        let places: Vec<_> = files
+            .iter()
+            .map(|file| (&*file.guest, &*file.host))
+            .collect();
+        let here = capsule.file("größe");
+        assert_eq!(places, [(Path::new("programs/notes/größe"), &*here)]);
+    }
+
+    /// What is said and how it ends, when the oracles now say this.
+    fn shown(now: &[(OracleName, &str)], cut_short: Option<&str>) -> (String, Verdict) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let capsule = unpacked(dir.path(), |_| {});
+        let manifest = capsule.manifest();
+        let words = |(oracle, detail): &(OracleName, &str)| Words {
+            oracle: *oracle,
+            detail: (*detail).to_owned(),
+        };
+        let again = Again {
+            findings: now.iter().map(words).collect(),
+            cut_short: cut_short.map(str::to_owned),
+            waited: std::time::Duration::ZERO,
+        };
+        let shown = Shown {
+            manifest,
+            state: &manifest.states[0],
+            case: &own(&capsule, &manifest.images).expect("a case"),
+            own: false,
+            again: &again,
+        };
+        (shown.text(), shown.verdict())
+    }
+
+    #[test]
+    fn it_is_said_whether_it_is_the_same_failure() {
+        let (files, recovery) = (OracleName::Files, OracleName::Recovery);
+        let then = (files, "note-1: is absent");
+        let (text, verdict) = shown(&[then], None);
+        assert_eq!(verdict, Verdict::Fail);
+        for line in [
+            "notes::debian13::ext4::native@e0-",
+            "\n    files: note-1: is absent\n    it is enough to lose one\n",
+            "\nfail: the same failure, word for word\nnote: ",
+        ] {
+            assert!(text.contains(line), "{line:?} is not in: {text}");
+        }
+        let (text, verdict) = shown(&[(files, "note-2: is empty")], None);
+        assert_eq!(verdict, Verdict::Fail);
+        let line = "fail: the same oracle, in other words; it was\n    files: note-1";
+        assert!(text.contains(line) && !text.contains("enough"), "{text}");
+        let (text, verdict) = shown(&[(recovery, "does\n\u{1b}[2Jnot mount")], None);
+        assert_eq!(verdict, Verdict::Fail);
+        assert!(text.contains("fail: another failure; it was"), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
+        let (text, verdict) = shown(&[], None);
+        assert_eq!(verdict, Verdict::Pass);
+        assert!(
+            text.contains("pass: it does not fail any more; it was\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn of_a_recording_that_breaks_off_nothing_is_more_than_infra() {
+        for now in [&[][..], &[(OracleName::Files, "note-1: is absent")]] {
+            let (text, verdict) = shown(now, Some("the recording breaks off"));
+            assert_eq!(verdict, Verdict::Infra);
+            assert!(
+                text.contains("\ninfra: the recording breaks off\n"),
+                "{text}"
+            );
+            assert!(
+                !text.contains("\nfail:") && !text.contains("\npass:"),
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,7 +1,10 @@
 //! `repro`: one failing crash state of a run, seen again without the run; and
 //! what `shell` needs to open it.
 
-use std::{path::Path, time::Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use plugpull_lab::{
@@ -22,6 +25,9 @@ use crate::{
     options::{self, Failure},
     test,
 };
+
+/// A longer wait for other guests is told.
+const WORTH_A_WORD: Duration = Duration::from_millis(100);
 
 /// A failing state, ready to be looked at.
 pub(crate) struct Ready {
@@ -67,11 +73,18 @@ pub(crate) fn run(args: &options::Repro) -> Result<Exit> {
         own: args.failure.scenario.is_none(),
         again: &again,
     };
-    let text = format!(
+    let (all, waited) = (start.elapsed(), again.waited);
+    let mut text = format!(
         "shown in {:.1} s, of which {:.1} to get ready",
-        start.elapsed().as_secs_f64(),
+        (all - waited).as_secs_f64(),
         prepared.as_secs_f64()
     );
+    if waited > WORTH_A_WORD {
+        text.push_str(&format!(
+            "; before, {:.1} s of waiting until other guests ended",
+            waited.as_secs_f64()
+        ));
+    }
     progress.tell(&Event::Notice { text });
     test::say(&shown.text())?;
     if args.keep {

@@ -25,7 +25,7 @@
 mod find;
 mod pack;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod unpack;
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,10 @@
 //! Shows one crash state of a capsule again: the same disk, mounted and looked
 //! at in a guest, judged by the same oracles.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use plugpull_disk::End;
@@ -23,6 +26,8 @@ pub struct Again {
     pub findings: Vec<Words>,
     /// How the recording ends, where it is not whole: nothing is proved then.
     pub cut_short: Option<String>,
+    /// How long other guests were waited for.
+    pub waited: Duration,
 }
 
 /// Look at a state again; artefacts go below `dir`.
@@ -51,7 +56,10 @@ pub fn again(
         seed: capsule.manifest().case_seed,
         outcome: &mut outcome,
     };
-    let mut checker = explore::Checker::default();
+    let start = Instant::now();
+    let slot = bed.slot()?;
+    let waited = start.elapsed();
+    let mut checker = explore::Checker::helper(1, slot);
     let seen = checker.see(&mut stage, workload, &crash, &question)?;
     explore::judge(&mut stage, workload, &crash, &seen, &ledger)?;
     let words = outcome.failures.into_iter().map(|failure| Words {
@@ -61,6 +69,7 @@ pub fn again(
     Ok(Again {
         findings: words.collect(),
         cut_short: cut_short(capsule),
+        waited,
     })
 }
 
