@@ -102,10 +102,10 @@ fn another(file: &Path, manifest: &Manifest, images: &[ImageName]) -> Result<Cas
 
 /// What is another here than where the capsule was made, and may be why a state
 /// looks different.
-pub fn differences(manifest: &Manifest, setup: &Setup) -> Vec<String> {
+pub fn differences(manifest: &Manifest, case: &Case, setup: &Setup) -> Vec<String> {
     let (was, versions) = (&manifest.image, &manifest.versions);
     let mut all = Vec::new();
-    if let Some(image) = setup.images.get(&was.name) {
+    if let Some(image) = setup.images.get(&case.guest) {
         if image.kernel != was.kernel {
             all.push(format!(
                 "the kernel is {}, it was {}",
@@ -180,7 +180,7 @@ impl Shown<'_> {
             let _ = writeln!(out, "fail: {which}; it was");
             push_words(&mut out, was);
         }
-        if !self.own && !is.is_empty() && !self.runs_a_check() {
+        if !self.own && !is.is_empty() && !self.runs_a_program() {
             push_wrapped(
                 &mut out,
                 "note: the disk is as the program wrote it when it was recorded, and nothing of \
@@ -193,11 +193,12 @@ impl Shown<'_> {
         out
     }
 
-    fn runs_a_check(&self) -> bool {
+    /// Whether the program opens what it left, or one of its own does.
+    fn runs_a_program(&self) -> bool {
         let Story::PowerCut(Cuttable::Program(program), _) = &self.case.story else {
             return true;
         };
-        matches!(program.judge, Judge::Check { .. })
+        !matches!(program.judge, Judge::Files { .. })
     }
 }
 

@@ -149,7 +149,7 @@ impl Ready {
             wish,
         };
         let bed = prepare::without_disks(home, &order, progress)?;
-        for text in repro::differences(manifest, bed.setup()) {
+        for text in repro::differences(manifest, &case, bed.setup()) {
             progress.tell(&Event::Warning { text });
         }
         Ok((bed, case, capsule, state))

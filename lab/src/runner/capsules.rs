@@ -117,7 +117,7 @@ pub(super) fn keep(stage: &mut Stage<'_>, base: &Base, plan: &Plan<'_>) {
 
 fn write(stage: &Stage<'_>, base: &Base, plan: &Plan<'_>) -> Result<BTreeSet<String>> {
     let (case, setup) = (stage.case, stage.bed.setup());
-    let image = stage.bed.image(&case.image)?;
+    let image = stage.bed.image(&case.guest)?;
     let data = tempfile::NamedTempFile::new_in(stage.dir).context("make a file for the base")?;
     let base = capsule::write_runs(plan.base, &base.name(), data.path())?;
     let states = states(stage, plan)?;

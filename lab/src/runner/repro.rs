@@ -3,6 +3,7 @@
 
 use std::{
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -59,7 +60,7 @@ pub fn again(
     let start = Instant::now();
     let slot = bed.slot()?;
     let waited = start.elapsed();
-    let mut checker = explore::Checker::helper(1, slot);
+    let mut checker = explore::Checker::helper(1, slot, Arc::default());
     let seen = checker.see(&mut stage, workload, &crash, &question)?;
     explore::judge(&mut stage, workload, &crash, &seen, &ledger)?;
     let words = outcome.failures.into_iter().map(|failure| Words {
@@ -105,7 +106,7 @@ pub fn shell_on<'a>(
     let crash = capsule.crash_state(state)?;
     let timeline = Timeline::of(capsule.recording());
     let opening = Opening {
-        image: &case.image,
+        image: &case.guest,
         spec: case.scenario.disk,
         view: crash.view,
         log: dir.join("shell.disklog"),
