@@ -1,5 +1,6 @@
 //! From a file's text to a [`Scenario`], or to everything that is wrong with it.
 
+mod builtin;
 mod complaints;
 pub(super) mod diagnostic;
 mod parts;
