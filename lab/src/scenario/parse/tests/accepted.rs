@@ -186,7 +186,7 @@ fn a_built_in_store_is_a_program_of_the_payload_disk() {
         match parse(&text).expect("right").story(Profile::Full) {
             Some(story @ Story::PowerCut(Cuttable::Program(program), _)) => {
                 let run = program.run.words()[1..].join(" ");
-                (run, story.oracles().to_vec(), program.is_built_in())
+                (run, story.oracles(), program.is_built_in())
             }
             other => panic!("{other:?}"),
         }
@@ -194,10 +194,11 @@ fn a_built_in_store_is_a_program_of_the_payload_disk() {
     use OracleName as O;
     let files = program("builtin = \"files\"\nfsync = false\nsequences = 9");
     let run = "files run {dir} --seed {seed} --sequences 9 --no-fsync";
-    assert_eq!(files, (run.into(), vec![O::Recovery, O::Files], true));
+    let oracles = vec![O::Recovery, O::Files, O::Fsck];
+    assert_eq!(files, (run.into(), oracles, true));
     let log = program("builtin = \"log-store\"\nfsync_on_open = false");
     let run = "log run {dir} --seed {seed} --rounds 12 --no-fsync-on-open";
-    let oracles = vec![O::Recovery, O::Ledger, O::Served];
+    let oracles = vec![O::Recovery, O::Ledger, O::Served, O::Fsck];
     assert_eq!(log, (run.into(), oracles, true));
     let run = |lines: &str| program(lines).0;
     assert_eq!(
