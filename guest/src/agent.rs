@@ -19,6 +19,7 @@ use crate::{
     errors::ErrorCount,
     mounts::{self, Servers},
     process::Spec,
+    syncs::Syncs,
     workload,
 };
 
@@ -196,6 +197,15 @@ impl Agent {
             }
             Request::SetWriteCache { device, volatile } => {
                 devices::set_write_cache(&devices::node(&device)?, volatile)?;
+            }
+            Request::WatchSyncs {
+                device,
+                lower,
+                mount,
+            } => {
+                let write_through = devices::is_write_through(&devices::node(&device)?)?;
+                let syncs = Syncs::watch(&lower, &mount)?;
+                self.channel.note_syncs(syncs, write_through)?;
             }
             Request::AttachPayload => {
                 let disk = devices::by_serial("payload")?;

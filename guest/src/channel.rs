@@ -16,9 +16,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use plugpull_protocol::{PORT_TO_GUEST, PORT_TO_HOST, Promise, ToGuest, ToHost, frame};
+use plugpull_protocol::{
+    PORT_TO_GUEST, PORT_TO_HOST, Promise, ToGuest, ToHost, frame, syncs::Note,
+};
 
-use crate::workload::Promises;
+use crate::{syncs::Syncs, workload::Promises};
 
 /// How long the host may take to record one promise. A host that has pulled
 /// the plug never answers; this guest is dead by then.
@@ -29,6 +31,9 @@ pub(crate) struct Channel {
     to_host: Mutex<File>,
     next_promise: AtomicU64,
     waiting: Mutex<HashMap<u64, mpsc::SyncSender<()>>>,
+    /// Asked before each promise. Held until the promise is sent, so that what
+    /// was called before it is noted before it.
+    syncs: Mutex<Option<Syncs>>,
 }
 
 impl Channel {
@@ -42,6 +47,7 @@ impl Channel {
             to_host: Mutex::new(to_host),
             next_promise: AtomicU64::new(1),
             waiting: Mutex::default(),
+            syncs: Mutex::default(),
         };
         Ok((channel, to_guest))
     }
@@ -55,6 +61,31 @@ impl Channel {
     /// Read the next message; blocks for as long as the host says nothing.
     pub(crate) fn receive(from: &mut File) -> Result<ToGuest> {
         frame::read(from).context("receive from the host")
+    }
+
+    /// Note from here on what is synced.
+    pub(crate) fn note_syncs(&self, syncs: Syncs, write_through: bool) -> Result<()> {
+        self.record(Note::Watching { write_through }.mark())?;
+        *self.syncs.lock().unwrap_or_else(PoisonError::into_inner) = Some(syncs);
+        Ok(())
+    }
+
+    /// Send what was synced since the promise before. Nobody waits until it
+    /// has its place: the promise comes behind it on the same stream.
+    fn send_news(&self, syncs: &mut Option<Syncs>) -> Result<()> {
+        let note = match syncs.as_mut().map(Syncs::news) {
+            Some(Ok(news)) if !news.is_empty() => Note::Synced(news),
+            Some(Err(error)) => {
+                *syncs = None;
+                Note::Blind {
+                    why: format!("{error:#}"),
+                }
+            }
+            _ => return Ok(()),
+        };
+        let id = self.next_promise.fetch_add(1, Ordering::Relaxed);
+        let event = note.mark();
+        self.send(&ToHost::Promise { id, event })
     }
 
     /// Wake the thread whose promise the host has recorded.
@@ -79,7 +110,11 @@ impl Promises for Channel {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(id, done);
-        self.send(&ToHost::Promise { id, event })?;
+        {
+            let mut syncs = self.syncs.lock().unwrap_or_else(PoisonError::into_inner);
+            self.send_news(&mut syncs)?;
+            self.send(&ToHost::Promise { id, event })?;
+        }
         wait.recv_timeout(RECORD_DEADLINE).with_context(|| {
             format!("the host did not record a promise within {RECORD_DEADLINE:?}")
         })

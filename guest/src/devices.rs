@@ -157,3 +157,10 @@ pub(crate) fn set_write_cache(node: &Path, volatile: bool) -> Result<()> {
     };
     fs::write(&path, word).with_context(|| format!("set {} to {word:?}", path.display()))
 }
+
+/// Whether the kernel takes the disk for one without a volatile cache.
+pub(crate) fn is_write_through(node: &Path) -> Result<bool> {
+    let path = sysfs(node)?.join("queue/write_cache");
+    let word = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    Ok(word.trim() == "write through")
+}

@@ -7,6 +7,7 @@
 //! answers each. If the agent ends, the guest powers off.
 
 mod agent;
+mod btf;
 mod channel;
 mod console;
 mod devices;
@@ -16,6 +17,7 @@ mod init;
 mod mounts;
 mod process;
 mod session;
+mod syncs;
 mod workload;
 
 use std::process::ExitCode;

@@ -15,7 +15,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use plugpull_disk::{Disk, DiskError, Reads, Recording, Server as DiskServer, View};
-use plugpull_protocol::{Device, Exited, Observation, Promise, Reply, Request, WorkloadRequest};
+use plugpull_protocol::{
+    Device, Exited, Observation, Promise, Reply, Request, WorkloadRequest, syncs::Note,
+};
 use plugpull_vm::{
     Guest, Trouble,
     guest::{Alarm, Pending, PromiseSink},
@@ -25,7 +27,7 @@ use plugpull_vm::{
 
 use crate::{
     runner::Progress,
-    scenario::{IoMode, Lower, Mount, Mutant, Named, Server},
+    scenario::{IoMode, Lower, Mount, Mutant, Named, Server, TakenFor},
     testbed::Testbed,
 };
 
@@ -142,22 +144,9 @@ impl<'a> Session<'a> {
         };
         session.ask(Request::AttachPayload, QUICK)?;
         if opening.spec.cache == crate::scenario::Cache::None {
-            session.write_through()?;
+            session.take_for(TakenFor::WriteThrough)?;
         }
         Ok(session)
-    }
-
-    /// Have the guest believe that what was written is durable, so that it sends
-    /// no flush. For a disk without a cache, and one that will lose no power.
-    ///
-    /// # Errors
-    /// The guest's refusal or trouble.
-    pub fn write_through(&self) -> Result<(), Trouble> {
-        let request = Request::SetWriteCache {
-            device: self.device.clone(),
-            volatile: false,
-        };
-        self.ask(request, QUICK)
     }
 
     /// The guest.
@@ -193,6 +182,23 @@ impl<'a> Session<'a> {
         self.guest
             .request(request, self.bed.scale(timeout))
             .map(drop)
+    }
+
+    /// Run a program of the guest's to its end.
+    ///
+    /// # Errors
+    /// The guest's refusal or trouble.
+    pub fn exec(&self, argv: Vec<String>, timeout: Duration) -> Result<Exited> {
+        let request = Request::Exec {
+            argv,
+            env: Vec::new(),
+            uid: None,
+            timeout_ms: self.timeout_ms(timeout),
+        };
+        match self.guest.request(request, self.bed.scale(2 * timeout))? {
+            Reply::Exited(exited) => Ok(exited),
+            other => bail!("the guest answered a program with {other:?}"),
+        }
     }
 
     /// Run a workload or checker to its end.
@@ -349,6 +355,46 @@ impl<'a> Session<'a> {
             at: MOUNT.to_owned(),
             timeout_ms: self.timeout_ms(MOUNT_TIMEOUT),
         })
+    }
+
+    /// Have the guest's block layer take the disk for something. For write-through
+    /// it sends no flush: right for a disk without a cache, and for one that will
+    /// lose no power.
+    ///
+    /// # Errors
+    /// The guest's refusal or trouble.
+    pub fn take_for(&self, what: TakenFor) -> Result<(), Trouble> {
+        let request = Request::SetWriteCache {
+            device: self.device.clone(),
+            volatile: what == TakenFor::WriteBack,
+        };
+        self.ask(request, QUICK)
+    }
+
+    /// Have the guest note which calls ask what is mounted for durability. One
+    /// that cannot says why, and failures are laid at no door.
+    ///
+    /// # Errors
+    /// The guest's trouble.
+    pub fn watch_syncs(&self) -> Result<(), Trouble> {
+        let request = Request::WatchSyncs {
+            device: self.device.clone(),
+            lower: LOWER.to_owned(),
+            mount: self.mounted.last().copied().unwrap_or(LOWER).to_owned(),
+        };
+        match self.ask(request, QUICK) {
+            Err(Trouble::Refused(why)) => {
+                let note = Note::Blind {
+                    why: why.to_string(),
+                }
+                .mark();
+                let text = serde_json::to_string(&note).unwrap_or_default();
+                // A disk that has lost power has an end to be seen elsewhere.
+                let _ = self.disk.mark(&text);
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// Unmount the filesystem under test, leaving the lower one.

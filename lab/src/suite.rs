@@ -226,6 +226,8 @@ fn evidence(
                 Some(state) => format!("{}: {}", capsule::id(&case.name, state), failure.detail),
                 None => failure.detail,
             },
+            door: failure.laid.as_ref().map(|laid| laid.door),
+            evidence: failure.laid.map(|laid| laid.evidence),
         });
     }
     if let (Some(why), Some(first)) = (&kept.why_not, failures.first_mut()) {

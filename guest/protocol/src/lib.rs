@@ -10,6 +10,7 @@
 //! other workloads under the same names.
 
 pub mod frame;
+pub mod syncs;
 pub mod workload;
 
 use serde::{Deserialize, Serialize};
@@ -241,6 +242,17 @@ pub enum Request {
         device: Device,
         /// True for `write back`.
         volatile: bool,
+    },
+    /// Note from here on, before each promise, which calls have asked these
+    /// mounts for durability: see [`syncs`].
+    WatchSyncs {
+        /// The disk, for what the block layer takes it for.
+        device: Device,
+        /// The mount point of the lower filesystem.
+        lower: String,
+        /// The mount point that programs see; the same where nothing is
+        /// mounted over it.
+        mount: String,
     },
     /// Attach the run's payload disk and mount it read-only at `/mnt/payload`.
     AttachPayload,

@@ -73,6 +73,7 @@ mod tests {
             oracle: (*oracle).into(),
             detail: format!("pid {}", std::process::id()),
             repro: "/tmp/x".into(),
+            ..Failure::default()
         };
         let mut evidence = Evidence {
             failures: oracles.iter().map(failure).collect(),

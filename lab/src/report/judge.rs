@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Expected, Failure, Proof, ScenarioResult, Verdict};
-use crate::scenario::{BadFile, Case, Count, Counts, Expect, Named, OracleName, Threshold};
+use crate::scenario::{BadFile, Case, Count, Counts, Door, Expect, Named, OracleName, Threshold};
 
 /// What a run of one case saw.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +34,7 @@ pub struct Judgement {
 /// A complaint is a finding whatever else went wrong, so it outweighs Infra.
 /// For a control it is the other way round: only a clean catch counts.
 pub fn judge(
-    caught_by: Option<OracleName>,
+    (caught_by, door): (Option<OracleName>, Option<Door>),
     proofs: &[Proof],
     failures: &[Failure],
     infra: Option<&str>,
@@ -78,7 +78,16 @@ pub fn judge(
         (Some(oracle), None) => match unmet() {
             Some(unmet) => is(Verdict::Infra, unmet),
             None if failures.iter().any(|f| f.oracle == oracle.name()) => {
-                is(Verdict::Pass, format!("caught by {oracle}"))
+                match door.map(|door| (door, doors_of(failures, oracle))) {
+                    Some((door, found)) if found != [door] => {
+                        is(Verdict::Fail, misplaced(door, &found))
+                    }
+                    Some((door, _)) => is(
+                        Verdict::Pass,
+                        format!("caught by {oracle}, at the door {door}"),
+                    ),
+                    None => is(Verdict::Pass, format!("caught by {oracle}")),
+                }
             }
             None if failures.is_empty() => is(
                 Verdict::Fail,
@@ -92,6 +101,26 @@ pub fn judge(
                 ),
             ),
         },
+    }
+}
+
+/// The doors that an oracle's findings are laid at, each once.
+fn doors_of(failures: &[Failure], oracle: OracleName) -> Vec<Door> {
+    let of = failures.iter().filter(|f| f.oracle == oracle.name());
+    let mut doors: Vec<Door> = of.filter_map(|failure| failure.door).collect();
+    doors.sort_unstable();
+    doors.dedup();
+    doors
+}
+
+fn misplaced(door: Door, found: &[Door]) -> String {
+    let found: Vec<&str> = found.iter().map(|door| door.name()).collect();
+    match found.is_empty() {
+        true => format!("the control was laid at no door instead of {door}"),
+        false => format!(
+            "the control was laid at {}, not at {door}",
+            found.join(", ")
+        ),
     }
 }
 
@@ -110,6 +139,8 @@ pub struct Planned {
     pub mount: String,
     /// The oracle that must catch a control.
     pub caught_by: Option<OracleName>,
+    /// The door that it must be laid at.
+    pub door: Option<Door>,
     /// The oracles that judge it.
     pub oracles: Vec<OracleName>,
     /// What must have happened.
@@ -128,6 +159,7 @@ impl From<&Case> for Planned {
                 Expect::Pass => None,
                 Expect::Caught(by) => Some(by),
             },
+            door: case.scenario.door,
             oracles: case.story.oracles().to_vec(),
             thresholds: case.thresholds.clone(),
         }
@@ -144,6 +176,7 @@ impl Planned {
             lower: String::new(),
             mount: String::new(),
             caught_by: None,
+            door: None,
             oracles: Vec::new(),
             thresholds: Vec::new(),
         }
@@ -155,7 +188,7 @@ impl Planned {
             failures: vec![Failure {
                 oracle: "scenario-file".into(),
                 detail: bad.to_string(),
-                repro: String::new(),
+                ..Failure::default()
             }],
             ..Evidence::default()
         })
@@ -172,7 +205,12 @@ impl Planned {
         };
         let proofs: Vec<_> = self.thresholds.iter().map(proof).collect();
         let infra = evidence.infra.as_deref();
-        let judgement = judge(self.caught_by, &proofs, &evidence.failures, infra);
+        let judgement = judge(
+            (self.caught_by, self.door),
+            &proofs,
+            &evidence.failures,
+            infra,
+        );
         let control = self.caught_by.is_some();
         ScenarioResult {
             name: self.name.clone(),
@@ -268,15 +306,46 @@ mod tests {
         Failure {
             oracle: oracle.into(),
             detail: "key 7".into(),
-            repro: String::new(),
+            ..Failure::default()
         }
     }
 
     fn said(control: bool, seen: u64, failures: &[&str], infra: Option<&str>) -> (Verdict, String) {
         let failures: Vec<_> = failures.iter().map(|name| by(name)).collect();
         let caught_by = control.then_some(OracleName::Ledger);
-        let judgement = judge(caught_by, &[proof(seen)], &failures, infra);
+        let judgement = judge((caught_by, None), &[proof(seen)], &failures, infra);
         (judgement.verdict, judgement.because.unwrap_or_default())
+    }
+
+    #[test]
+    fn a_control_with_a_door_is_laid_there_and_nowhere_else() {
+        let failure = |door| Failure {
+            door,
+            ..by("ledger")
+        };
+        let wanted = (Some(OracleName::Ledger), Some(Door::Device));
+        for (doors, verdict, because) in [
+            (
+                &[None, Some(Door::Device)][..],
+                Verdict::Pass,
+                "caught by ledger, at the door device",
+            ),
+            (
+                &[None],
+                Verdict::Fail,
+                "the control was laid at no door instead of device",
+            ),
+            (
+                &[Some(Door::Program), Some(Door::Device)],
+                Verdict::Fail,
+                "the control was laid at device, program, not at device",
+            ),
+        ] {
+            let failures: Vec<_> = doors.iter().copied().map(failure).collect();
+            let judgement = judge(wanted, &[proof(30)], &failures, None);
+            assert_eq!(judgement.verdict, verdict);
+            assert_eq!(judgement.because.as_deref(), Some(because));
+        }
     }
 
     #[test]
@@ -397,7 +466,10 @@ mod tests {
                     let mut evidence = Evidence::default();
                     evidence
                         .failures
-                        .extend(plan.caught_by.map(|o| by(o.name())));
+                        .extend(plan.caught_by.map(|oracle| Failure {
+                            door: plan.door,
+                            ..by(oracle.name())
+                        }));
                     for threshold in &plan.thresholds {
                         let less = u64::from(short == Some(threshold.count));
                         // Activity is the sum of two and never counted itself.

@@ -66,6 +66,7 @@ mod tests {
             oracle: "answers".into(),
             detail: "sum was <3> \u{1b}[31mnot 4".into(),
             repro: "cargo xtask repro 1a2b".into(),
+            ..Failure::default()
         }];
         let mut hung = tests::passed("postgres-initdb::debian13::ext4::native");
         hung.verdict = Verdict::Infra;

@@ -17,7 +17,7 @@ pub use judge::{Evidence, Found, Judgement, Planned, join, judge};
 pub use junit::junit;
 pub use table::{Look, table};
 
-use crate::scenario::{Count, Counts, OracleName, Profile};
+use crate::scenario::{Count, Counts, Door, OracleName, Profile};
 
 /// Version of `report.json`.
 pub const SCHEMA: u32 = 1;
@@ -190,7 +190,7 @@ impl Proof {
 }
 
 /// A complaint of an oracle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Which one.
     pub oracle: String,
@@ -198,6 +198,12 @@ pub struct Failure {
     pub detail: String,
     /// The command that shows it again; may be empty.
     pub repro: String,
+    /// At whose door it is laid, where there is evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub door: Option<Door>,
+    /// The evidence, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
 }
 
 impl Report {
@@ -244,6 +250,7 @@ pub(crate) mod tests {
             lower: "ext4".into(),
             mount: "native".into(),
             caught_by: None,
+            door: None,
             oracles: vec![OracleName::Recovery, OracleName::Ledger],
             thresholds: Vec::new(),
         };
@@ -318,6 +325,8 @@ pub(crate) mod tests {
             oracle: "ledger".into(),
             detail: "key 7 was acknowledged and is absent".into(),
             repro: "cargo xtask repro 1a2b".into(),
+            door: Some(Door::Device),
+            evidence: Some("request 7 was lost".into()),
         });
         let json = serde_json::to_string_pretty(&report).expect("serialises");
         insta::assert_snapshot!(json);

@@ -158,6 +158,10 @@ fn push_troubles(out: &mut String, result: &ScenarioResult) {
             };
             push_wrapped(out, &text, "    ", "      ");
         }
+        if let (Some(door), Some(evidence)) = (failure.door, &failure.evidence) {
+            let text = format!("door: {door}: {}", clean(evidence));
+            push_wrapped(out, &text, "      ", "        ");
+        }
         if !failure.repro.is_empty() {
             // Never broken: it is there to be copied.
             let _ = writeln!(out, "      again: {}", clean(&failure.repro));
@@ -237,7 +241,10 @@ fn clean(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Failure, tests};
+    use crate::{
+        report::{Failure, tests},
+        scenario::Door,
+    };
 
     fn full() -> Report {
         let mut first = tests::passed("postgres-power-cut::debian13-backports::btrfs::plugpull-fs");
@@ -255,6 +262,8 @@ mod tests {
                 oracle: "writers".into(),
                 detail: format!("writer {n} found \u{1b}[2Jbytes of another writer in a file of its own, which is long to tell\nand takes a second line"),
                 repro: "cargo xtask repro 1a2b3c4d --seed 42 --scenario tests/scenarios/writers-250.toml --keep".into(),
+                door: (n == 0).then_some(Door::Program),
+                evidence: (n == 0).then(|| "nothing was synced between the begin of a key (event 1) and its ack (event 9)".into()),
             })
             .collect();
         let mut infra = tests::passed("postgres-load::debian12::xfs::native");

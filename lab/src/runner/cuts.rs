@@ -3,6 +3,7 @@
 use plugpull_disk::{CutPoint, Entry, Recording, Seq, explore::Span};
 use plugpull_protocol::{
     Promise,
+    syncs::Note,
     workload::{MARK_CHECKPOINT_BEGIN, MARK_CHECKPOINT_END, user::MARK_START},
 };
 
@@ -11,6 +12,8 @@ use plugpull_protocol::{
 pub(super) struct Timeline {
     /// What the workload said, in order.
     pub(super) promises: Vec<(u64, Promise)>,
+    /// Which calls asked for durability meanwhile.
+    pub(super) notes: Vec<(u64, Note)>,
     /// When writes without FUA completed: a cut right there takes at least
     /// that write away from a disk that forgets.
     volatile_writes: Vec<u64>,
@@ -29,10 +32,16 @@ impl Timeline {
     /// Read a recording's marks and completions. Marks that are no promises
     /// are none of ours and are passed over.
     pub(super) fn of(recording: &Recording) -> Self {
-        let promises = recording
-            .marks()
-            .filter_map(|mark| Some((mark.seq.0, serde_json::from_slice(&mark.text).ok()?)))
-            .collect();
+        let (mut promises, mut notes) = (Vec::new(), Vec::new());
+        for mark in recording.marks() {
+            let Ok(promise) = serde_json::from_slice(&mark.text) else {
+                continue;
+            };
+            match Note::of(&promise) {
+                Some(note) => notes.push((mark.seq.0, note)),
+                None => promises.push((mark.seq.0, promise)),
+            }
+        }
         let volatile_writes = recording
             .entries()
             .iter()
@@ -46,6 +55,7 @@ impl Timeline {
             .collect();
         Self {
             promises,
+            notes,
             volatile_writes,
             end: recording.last_seq().0,
         }
@@ -188,6 +198,7 @@ mod tests {
             key: String::from("k"),
         };
         Timeline {
+            notes: Vec::new(),
             promises: vec![
                 (20, ack),
                 (100, mark("checkpoint-begin 1")),

@@ -18,7 +18,7 @@ use plugpull_disk::{
 use plugpull_vm::lock::Slot;
 
 use super::{
-    Failure, Outcome, Stage, capsules,
+    Failure, Outcome, Stage, blame, capsules,
     cuts::Timeline,
     explore::{Checker, Plan, judge},
     nested::{Deep, Dive, Recovery, Share},
@@ -247,12 +247,15 @@ impl Work<'_> {
             question: &Question::of(self.workload, self.plan.timeline, guilty.at),
             oracle: guilty.oracle,
         };
-        let detail = smallest::story(stage, self.workload, self.plan, checker, &found)?;
+        let story = smallest::story(stage, self.workload, self.plan, checker, &found)?;
         stage.spent("minimise", start);
+        let laid = blame::lay(stage, self.plan, &found, &story);
+        blame::note(stage, guilty.oracle, &guilty.id, laid.as_ref());
         stage.outcome.failures.push(Failure {
             oracle: guilty.oracle,
-            detail,
+            detail: story.detail,
             state: Some(guilty.id.clone()),
+            laid,
         });
         Ok(())
     }
@@ -284,8 +287,13 @@ impl Work<'_> {
         stage.spent("minimise", start);
         stage.outcome.failures.push(Failure {
             oracle: guilty.oracle,
-            detail: format!("while {} recovered the power went again: {story}", state.id),
+            detail: format!(
+                "while {} recovered the power went again: {}",
+                state.id, story.detail
+            ),
             state: Some(guilty.id.clone()),
+            // Who asked for what while it recovered is not recorded.
+            laid: None,
         });
         Ok(())
     }
@@ -344,6 +352,7 @@ fn condensed(failures: &[Failure], ids: &[&str]) -> Vec<Failure> {
                 oracle: *oracle,
                 detail: format!("and of {} more states, such as {such}", more.len()),
                 state: None,
+                laid: None,
             });
         }
     }
@@ -376,6 +385,7 @@ mod tests {
             oracle,
             detail: detail.to_owned(),
             state: Some(state.to_owned()),
+            laid: None,
         }
     }
 

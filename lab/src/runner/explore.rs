@@ -15,7 +15,7 @@ use plugpull_protocol::{Exited, Observation, WorkloadRequest};
 use plugpull_vm::{Trouble, lock::Slot};
 
 use super::{
-    Stage, capsules,
+    Stage, blame, capsules,
     cuts::{Chosen, Timeline},
     power_cut::{PAGE_WRITES, PAGES},
     user::{self, Question},
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     base::cluster_dir,
     oracle::{self, Finding, Ledger, files, postgres, transactions},
-    scenario::{Count, Cuttable, OracleName, PowerCut as PowerCutStory, Story},
+    scenario::{Count, Cuttable, OracleName, PowerCut as PowerCutStory, Story, TakenFor},
     session::{Session, seen_at},
 };
 
@@ -57,6 +57,7 @@ pub(super) struct Observed {
 }
 
 /// What the checkers of one case have in common.
+#[derive(Default)]
 pub(super) struct Helped {
     fscked: Arc<Fscked>,
     records: bool,
@@ -106,6 +107,9 @@ pub(super) fn run(
             let ledger = Ledger::at(plan.timeline.records(), state.cut.0.0)?;
             let before = stage.outcome.failures.len();
             judge(stage, workload, &state, &seen, &ledger)?;
+            if stage.outcome.failures.len() > before {
+                blame::the_first(stage, plan, before, &state, &ledger);
+            }
             capsules::note(stage, before, &state, &keep, state.cut.0.0)?;
         }
     }
@@ -223,28 +227,7 @@ impl<'a> Checker<'a> {
         self.recovered = None;
         let log = format!("check-{}{}-{}.disklog", self.name, self.looks, state.id);
         let log = stage.dir.join(log);
-        let mut session = match self.session.take() {
-            Some(mut session) => {
-                let start = Instant::now();
-                session.swap(state.view.clone(), &log)?;
-                self.spent_log(stage, log);
-                stage.spent("check: swap", start);
-                session
-            }
-            None => {
-                self.guests += 1;
-                let name = format!("check-{}{}", self.name, self.guests);
-                let slot = self.slot.take();
-                self.spent_log(stage, stage.log(&name));
-                let records = self.records;
-                let session = stage.session_in(slot, &name, state.view.clone(), records)?;
-                if !records {
-                    // Nobody will cut the power of this disk.
-                    session.write_through()?;
-                }
-                session
-            }
-        };
+        let mut session = self.holding(stage, state.view.clone(), log)?;
         let seen = match look(&mut session, stage, workload, question) {
             Ok(observation) => {
                 let fsck = self.fscked.ask(stage, &session)?;
@@ -261,6 +244,46 @@ impl<'a> Checker<'a> {
             },
         };
         Ok(seen)
+    }
+
+    /// A guest whose disk holds this, with nothing mounted.
+    fn holding(&mut self, stage: &mut Stage<'a>, view: View, log: PathBuf) -> Result<Session<'a>> {
+        if let Some(mut session) = self.session.take() {
+            let start = Instant::now();
+            session.swap(view, &log)?;
+            self.spent_log(stage, log);
+            stage.spent("check: swap", start);
+            return Ok(session);
+        }
+        self.guests += 1;
+        let name = format!("check-{}{}", self.name, self.guests);
+        let slot = self.slot.take();
+        self.spent_log(stage, stage.log(&name));
+        let session = stage.session_in(slot, &name, view, self.records)?;
+        if !self.records {
+            // Nobody will cut the power of this disk.
+            session.take_for(TakenFor::WriteThrough)?;
+        }
+        Ok(session)
+    }
+
+    /// Have a guest whose disk holds this do something that leaves nothing
+    /// mounted.
+    pub(super) fn lend<T>(
+        &mut self,
+        stage: &mut Stage<'a>,
+        view: View,
+        work: impl FnOnce(&mut Session<'a>) -> Result<T>,
+    ) -> Result<T> {
+        self.looks += 1;
+        self.recovered = None;
+        let log = format!("lent-{}{}.disklog", self.name, self.looks);
+        let log = stage.dir.join(log);
+        let mut session = self.holding(stage, view, log)?;
+        // A guest that could not do it is not trusted with the next state.
+        let done = work(&mut session)?;
+        self.session = Some(session);
+        Ok(done)
     }
 }
 

@@ -4,6 +4,7 @@
 //! observation means. An error out of here is never a failure of the program
 //! under test: it is Infra.
 
+mod blame;
 mod capsules;
 mod conformance;
 mod cuts;
@@ -18,6 +19,7 @@ mod power_cut;
 mod repro;
 mod smallest;
 mod user;
+mod whose;
 mod writers;
 
 use std::{
@@ -33,6 +35,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     base::{Base, Kind, Wanted},
+    doors::Laid,
     oracle::Finding,
     scenario::{Case, Count, Counts, Expect, OracleName, Story},
     session::{Opening, Session},
@@ -85,6 +88,8 @@ pub struct Failure {
     pub detail: String,
     /// The state, where there is one.
     pub state: Option<String>,
+    /// At whose door it is laid.
+    pub laid: Option<Laid>,
 }
 
 /// Tell a case's story; artefacts go below `dir`.
@@ -176,6 +181,9 @@ impl<'a> Stage<'a> {
             slot,
         };
         let session = Session::start(self.bed, opening)?;
+        if let Some(taken_for) = self.case.scenario.taken_for {
+            session.take_for(taken_for)?;
+        }
         self.spent("clone", start);
         Ok(session)
     }
@@ -207,6 +215,7 @@ impl<'a> Stage<'a> {
                 oracle,
                 detail,
                 state,
+                laid: None,
             });
         }
     }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use plugpull_disk::{CutTrigger, End, Recording, View};
-use plugpull_protocol::{Promise, WorkloadRequest, workload::MARK_CHECKPOINT_END};
+use plugpull_protocol::{Promise, WorkloadRequest, syncs::Note, workload::MARK_CHECKPOINT_END};
 
 use super::{Stage, capsules, cuts::Timeline, everywhere, explore, user};
 use crate::{
@@ -95,6 +95,7 @@ fn record(
     let mut session = stage.session("load", base, true)?;
     session.mount_lower(&stage.case.lower)?;
     let at = session.mount(&stage.case.mount)?;
+    session.watch_syncs()?;
     let start = Instant::now();
     if let Cuts::At(at) = &cut.cuts {
         session.disk().arm(trigger(at)?)?;
@@ -235,6 +236,9 @@ pub struct Progress {
 impl Progress {
     /// Take note of a promise.
     pub fn saw(&self, promise: &Promise) {
+        if Note::of(promise).is_some() {
+            return;
+        }
         self.promises.fetch_add(1, Ordering::Relaxed);
         match promise {
             Promise::Ack { .. } => {

@@ -3,7 +3,6 @@
 
 use std::{
     path::Path,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -60,7 +59,7 @@ pub fn again(
     let start = Instant::now();
     let slot = bed.slot()?;
     let waited = start.elapsed();
-    let mut checker = explore::Checker::helper(1, slot, Arc::default());
+    let mut checker = explore::Checker::helper(1, slot, &explore::Helped::default());
     let seen = checker.see(&mut stage, workload, &crash, &question)?;
     explore::judge(&mut stage, workload, &crash, &seen, &ledger)?;
     let words = outcome.failures.into_iter().map(|failure| Words {

@@ -2,13 +2,15 @@
 
 use anyhow::Result;
 use plugpull_disk::{
-    Keep, Operation, Part, Piece, PowerCut, Recording, RequestId, SECTOR_BYTES, Survivors,
+    CrashState, Keep, Operation, Part, Piece, PowerCut, Recording, RequestId, SECTOR_BYTES,
+    Survivors,
 };
 
 use super::{
     Stage,
     explore::{Checker, Plan, judge},
     user::Question,
+    whose::{self, Whose, whose},
 };
 use crate::{
     minimise::smallest,
@@ -30,14 +32,111 @@ pub(super) struct Found<'a> {
     pub(super) oracle: OracleName,
 }
 
-/// What it is enough to lose or to keep at that cut for the same oracle to object, in words.
+/// The smallest story of a failure.
+pub(super) struct Story {
+    /// In words.
+    pub(super) detail: String,
+    /// The writes whose loss it takes, or all that the guilty state lost.
+    pub(super) lost: Vec<RequestId>,
+    /// What those of the story are, where that could be found out.
+    pub(super) whose: Whose,
+}
+
+/// What it takes at a cut for an oracle to object.
+enum Enough {
+    /// Nothing was pending.
+    NothingPending,
+    /// Everything is there, and it is wrong.
+    Nothing,
+    /// That these are lost.
+    ToLose(Vec<RequestId>),
+    /// That these, and no others, are there.
+    ToKeep(Vec<Piece>),
+    /// That these are there, the last of them late.
+    Late(Vec<Piece>),
+}
+
+impl Enough {
+    fn writes(&self) -> Vec<RequestId> {
+        match self {
+            Self::NothingPending | Self::Nothing => Vec::new(),
+            Self::ToLose(lost) => lost.clone(),
+            Self::ToKeep(pieces) | Self::Late(pieces) => pieces.iter().map(|of| of.id).collect(),
+        }
+    }
+}
+
+/// What it is enough to lose or to keep at that cut for the same oracle to object.
 pub(super) fn story<'a>(
     stage: &mut Stage<'a>,
     workload: &Cuttable,
     plan: &Plan<'_>,
     checker: &mut Checker<'a>,
     found: &Found<'_>,
-) -> Result<String> {
+) -> Result<Story> {
+    let state = found.cut.crash_state(found.keep)?;
+    let enough = enough(stage, workload, checker, found, &state)?;
+    let mut writes = enough.writes();
+    writes.truncate(TOLD);
+    let (whose, unnamed) = match writes.is_empty() {
+        true => (Whose::new(), String::new()),
+        false => match whose(stage, plan, checker, found.cut, &writes) {
+            Ok(whose) => (whose, String::new()),
+            // A story without names is a story all the same.
+            Err(error) => {
+                let why = format!("{error:#}");
+                let why = why.lines().next().unwrap_or_default();
+                (
+                    Whose::new(),
+                    format!(" (what they are is not known: {why})"),
+                )
+            }
+        },
+    };
+    let (count, at) = (found.cut.state().pending().len(), state.cut);
+    let told = |pieces: &[Piece]| told(plan.recording, &whose, pieces);
+    let detail = match &enough {
+        Enough::NothingPending => format!(
+            "at event {at} nothing was pending: what was promised was not on its way to the disk"
+        ),
+        Enough::Nothing => {
+            format!("everything submitted by event {at} is there, and it is wrong all the same")
+        }
+        Enough::ToLose(lost) => {
+            let lost: Vec<Piece> = lost.iter().copied().map(Piece::whole).collect();
+            let lost = told(&lost);
+            format!("of {count} pending writes at event {at}, it is enough to lose {lost}")
+        }
+        Enough::ToKeep(kept) => {
+            let kept = told(kept);
+            format!("of {count} pending writes at event {at}, it is enough to keep {kept}")
+        }
+        Enough::Late(pieces) => {
+            let kept = told(pieces);
+            format!(
+                "of {count} pending writes at event {at}, it takes these, of which the last \
+                 landed late: {kept}"
+            )
+        }
+    };
+    Ok(Story {
+        detail: format!("{detail}{unnamed}"),
+        lost: match enough {
+            Enough::ToLose(lost) => lost,
+            _ => state.dropped,
+        },
+        whose,
+    })
+}
+
+/// Delta debugging of what was lost and of what was kept; the shorter one tells more.
+fn enough<'a>(
+    stage: &mut Stage<'a>,
+    workload: &Cuttable,
+    checker: &mut Checker<'a>,
+    found: &Found<'_>,
+    state: &CrashState,
+) -> Result<Enough> {
     let mut tries = TRIES;
     let mut fails = |keep: &Keep| -> Result<bool> {
         // Trying is no evidence: what it counts and finds is not the run's.
@@ -53,63 +152,41 @@ pub(super) fn story<'a>(
         Ok(fails)
     };
     let pending = found.cut.state().pending();
-    let state = found.cut.crash_state(found.keep)?;
-    if fails(&Keep::DurableOnly)? {
-        if pending.is_empty() {
-            return Ok(format!(
-                "at event {} nothing was pending: what was promised was not on its way to the \
-                 disk",
-                state.cut
-            ));
-        }
-        return Ok(format!(
-            "what was durable at event {} is wrong by itself: none of the {} pending writes is \
-             needed",
-            state.cut,
-            pending.len()
-        ));
+    if pending.is_empty() {
+        return Ok(Enough::NothingPending);
     }
-    let pieces = pieces_of(found.keep, &state.kept);
-    let whole = |pieces: &[Piece]| Keep::Exactly(Survivors::new(pieces.to_vec()));
-    let kept = match fails(&whole(&pieces))? {
-        true => Some(smallest(&pieces, &mut tries, |some| fails(&whole(some)))?),
-        // That a write landed late is part of it.
-        false => None,
-    };
     let without = |lost: &[RequestId]| {
         let kept = pending.iter().copied().filter(|id| !lost.contains(id));
         Keep::Exactly(Survivors::whole(kept))
     };
-    let lost = match fails(&without(&state.dropped))? {
-        true => Some(smallest(&state.dropped, &mut tries, |some| {
-            fails(&without(some))
-        })?),
+    // Where nothing that is kept is to blame, what was lost is all there is to tell.
+    let alone = fails(&Keep::DurableOnly)?;
+    let lost = match alone {
+        true => &pending,
+        false => &state.dropped,
+    };
+    let lost = match alone || fails(&without(lost))? {
+        true => Some(smallest(lost, &mut tries, |some| fails(&without(some)))?),
         // A torn or late write is part of it.
         false => None,
     };
-    let told = |pieces| told(plan.recording, pieces);
-    let enough = match (lost, kept) {
-        (Some(lost), _) if lost.is_empty() => {
-            return Ok(format!(
-                "everything submitted by event {} is there, and it is wrong all the same",
-                state.cut
-            ));
-        }
-        (Some(lost), kept) if kept.as_ref().is_none_or(|kept| lost.len() <= kept.len()) => {
-            let lost = lost.into_iter().map(Piece::whole).collect();
-            format!("it is enough to lose {}", told(lost))
-        }
-        (_, Some(kept)) => format!("it is enough to keep {}", told(kept)),
-        (_, None) => format!(
-            "it takes these, of which the last landed late: {}",
-            told(pieces)
-        ),
+    if lost.as_ref().is_some_and(Vec::is_empty) {
+        return Ok(Enough::Nothing);
+    }
+    let pieces = pieces_of(found.keep, &state.kept);
+    let whole = |pieces: &[Piece]| Keep::Exactly(Survivors::new(pieces.to_vec()));
+    let kept = match !alone && fails(&whole(&pieces))? {
+        true => Some(smallest(&pieces, &mut tries, |some| fails(&whole(some)))?),
+        // That a write landed late is part of it.
+        false => None,
     };
-    Ok(format!(
-        "of {} pending writes at event {}, {enough}",
-        pending.len(),
-        state.cut
-    ))
+    Ok(match (lost, kept) {
+        (Some(lost), kept) if kept.as_ref().is_none_or(|kept| lost.len() <= kept.len()) => {
+            Enough::ToLose(lost)
+        }
+        (_, Some(kept)) => Enough::ToKeep(kept),
+        (_, None) => Enough::Late(pieces),
+    })
 }
 
 /// What survives, in pieces that can be left out one by one.
@@ -130,12 +207,18 @@ fn pieces_of(keep: &Keep, kept: &[RequestId]) -> Vec<Piece> {
     }
 }
 
-fn told(recording: &Recording, pieces: Vec<Piece>) -> String {
+fn told(recording: &Recording, whose: &Whose, pieces: &[Piece]) -> String {
     let more = pieces.len().saturating_sub(TOLD);
     let mut words: Vec<String> = pieces
         .iter()
         .take(TOLD)
-        .map(|piece| write(recording, piece))
+        .map(|piece| match whose.get(&piece.id) {
+            Some(places) => {
+                let names = whose::told(places);
+                format!("{} ({names})", write(recording, piece))
+            }
+            None => write(recording, piece),
+        })
         .collect();
     if more > 0 {
         words.push(format!("{more} more"));

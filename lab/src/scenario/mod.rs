@@ -22,8 +22,8 @@ use std::{
 
 pub use matrix::Case;
 pub use names::{
-    Bus, Cache, CaseName, Expect, Fs, ImageName, IoMode, Mutant, Named, OracleName, Profile,
-    RedbDurability, ScenarioName, SqliteJournal, SqliteSynchronous, WalSync,
+    Bus, Cache, CaseName, Door, Expect, Fs, ImageName, IoMode, Mutant, Named, OracleName, Profile,
+    RedbDurability, ScenarioName, SqliteJournal, SqliteSynchronous, TakenFor, WalSync,
 };
 pub use parse::diagnostic::{BadFile, Problem, nearest};
 pub use proof::{Count, Counts, Threshold};
@@ -47,8 +47,12 @@ pub struct Scenario {
     pub matrix: Matrix,
     /// The disk under the lower filesystem.
     pub disk: Disk,
+    /// What the guest is told that its cache is; the disk's own word where it says nothing.
+    pub taken_for: Option<TakenFor>,
     /// What a run must come to.
     pub expect: Expect,
+    /// The door that what it finds must be laid at.
+    pub door: Option<Door>,
     /// The profiles it runs in, each with the story at that profile's size.
     stories: Vec<(Profile, Story)>,
 }

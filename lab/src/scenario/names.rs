@@ -105,6 +105,17 @@ named! {
 }
 
 named! {
+    /// What the guest's block layer takes the disk for (`queue/write_cache`), which it is told by
+    /// the disk, and by nobody afterwards whether that is true.
+    pub enum TakenFor, "write cache" {
+        /// Volatile: it is sent flushes.
+        WriteBack = "write-back",
+        /// None to speak of: no flush is sent.
+        WriteThrough = "write-through",
+    }
+}
+
+named! {
     /// How PostgreSQL gets its log onto the disk: its `wal_sync_method`.
     pub enum WalSync, "wal_sync_method" {
         /// fdatasync(2) after the writes.
@@ -198,6 +209,22 @@ named! {
         Fsx = "fsx",
         /// The scenario's own `[check]` exited with 0.
         Check = "check",
+    }
+}
+
+named! {
+    /// At whose door a failure is laid.
+    pub enum Door, "door" {
+        /// The disk: it lost what a flush had covered.
+        Device = "device",
+        /// The guest's block layer: it took the disk for one that needs no flush.
+        BlockLayer = "block-layer",
+        /// The filesystem on the disk: it was asked to sync and did not flush.
+        LowerFilesystem = "lower-filesystem",
+        /// The server of the mount: it was asked to sync and did not pass it on.
+        FuseServer = "fuse-server",
+        /// The program: it promised what it had not synced.
+        Program = "program",
     }
 }
 

@@ -69,6 +69,7 @@ pub(crate) struct RawDisk {
     pub(crate) bus: Text,
     pub(crate) cache: Text,
     pub(crate) unit: Number,
+    pub(crate) taken_for: Text,
 }
 
 /// `[workload]`, and `[PROFILE.workload]`, which may hold only sizes.
@@ -91,6 +92,7 @@ pub(crate) struct RawWorkload {
     pub(crate) sequences: Number,
     pub(crate) operations: Number,
     pub(crate) wal_sync_method: Text,
+    pub(crate) full_page_writes: Flag,
     pub(crate) journal: Text,
     pub(crate) synchronous: Text,
     pub(crate) durability: Text,
@@ -122,6 +124,7 @@ pub(crate) struct RawPowerCut {
 pub(crate) struct RawExpect {
     pub(crate) verdict: Text,
     pub(crate) caught_by: Text,
+    pub(crate) door: Text,
 }
 
 /// What one profile does at another size.
@@ -153,6 +156,7 @@ impl RawWorkload {
             sequences: take(&self.sequences, &over.sequences),
             operations: take(&self.operations, &over.operations),
             wal_sync_method: self.wal_sync_method.clone(),
+            full_page_writes: self.full_page_writes.clone(),
             journal: self.journal.clone(),
             synchronous: self.synchronous.clone(),
             durability: self.durability.clone(),
@@ -163,11 +167,12 @@ impl RawWorkload {
     }
 
     /// The settings of built-in programs, with their names and places.
-    pub(crate) fn settings(&self) -> [(&'static str, Option<Range<usize>>); 6] {
+    pub(crate) fn settings(&self) -> [(&'static str, Option<Range<usize>>); 7] {
         let text = |written: &Text| written.as_ref().map(Spanned::span);
         let flag = |written: &Flag| written.as_ref().map(Spanned::span);
         [
             ("wal_sync_method", text(&self.wal_sync_method)),
+            ("full_page_writes", flag(&self.full_page_writes)),
             ("journal", text(&self.journal)),
             ("synchronous", text(&self.synchronous)),
             ("durability", text(&self.durability)),

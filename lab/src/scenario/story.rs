@@ -54,6 +54,9 @@ pub struct LedgerLoad {
     pub connections: Connections,
     /// How their commits get onto the disk.
     pub wal_sync: WalSync,
+    /// Whether a page goes into the log whole when it is first changed after a
+    /// checkpoint, so that recovery mends it where it was torn.
+    pub full_page_writes: bool,
 }
 
 impl LedgerLoad {
@@ -62,7 +65,11 @@ impl LedgerLoad {
     pub fn settings(self) -> Vec<String> {
         let common = workload::LEDGER_CONF.iter().map(|line| (*line).to_owned());
         let own = format!("wal_sync_method={}", self.wal_sync);
-        common.chain([own]).collect()
+        let pages = match self.full_page_writes {
+            true => "full_page_writes=on",
+            false => "full_page_writes=off",
+        };
+        common.chain([pages.to_owned(), own]).collect()
     }
 }
 

@@ -55,6 +55,7 @@ pub(super) fn record(
     let mut session = stage.session("load", base, true)?;
     session.mount_lower(&stage.case.lower)?;
     let at = session.mount(&stage.case.mount)?;
+    session.watch_syncs()?;
     let start = Instant::now();
     if let Cuts::At(at) = &cut.cuts {
         session.disk().arm(power_cut::trigger(at)?)?;

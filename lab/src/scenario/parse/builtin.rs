@@ -59,7 +59,7 @@ impl Builtin {
     /// The settings it knows.
     pub(super) fn settings(self) -> &'static [&'static str] {
         match self {
-            Self::PostgresLedger => &["wal_sync_method"],
+            Self::PostgresLedger => &["wal_sync_method", "full_page_writes"],
             Self::LogStore => &["fsync", "fsync_on_open"],
             Self::Files => &["fsync"],
             Self::SqliteLedger => &["journal", "synchronous"],

@@ -16,7 +16,7 @@ use toml::Spanned;
 
 use self::complaints::Complaints;
 use super::{
-    BadFile, Cache, Disk, Expect, ImageName, Named, OracleName, Problem, Profile, Scenario,
+    BadFile, Cache, Disk, Door, Expect, ImageName, Named, OracleName, Problem, Profile, Scenario,
     ScenarioName, Story,
     names::{NAME_RULE, name_problem, named},
     raw::{RawExpect, RawScenario},
@@ -82,6 +82,7 @@ fn understand(
 ) -> Option<Scenario> {
     let about = about(raw, complaints);
     let disk = parts::disk(raw.disk.as_ref(), complaints);
+    let taken_for = parts::taken_for(raw.disk.as_ref(), complaints);
     let matrix = parts::matrix(raw, images, complaints);
     if let (Some(matrix), Some(disk)) = (&matrix, &disk) {
         parts::fits(matrix, disk, raw, complaints);
@@ -92,6 +93,15 @@ fn understand(
     let expect = match &raw.expect {
         Some(raw) => expect(raw, story.map(|(_, story)| story), complaints),
         None => Some(Expect::Pass),
+    };
+    let door = match &raw.expect {
+        Some(raw) => door(
+            raw.get_ref(),
+            expect,
+            story.map(|(_, story)| story),
+            complaints,
+        ),
+        None => Some(None),
     };
     let damage = match story {
         Some((_, Story::Distribution(program))) => program.damage,
@@ -110,7 +120,9 @@ fn understand(
         about: about?,
         matrix: matrix?,
         disk: disk?,
+        taken_for: taken_for?,
         expect: expect?,
+        door: door?,
         stories: stories?,
     })
 }
@@ -210,6 +222,28 @@ fn expect(
             Some(Expect::Caught(oracle))
         }
     }
+}
+
+/// The door that a control must be laid at: only a power cut has evidence for one.
+fn door(
+    raw: &RawExpect,
+    expect: Option<Expect>,
+    story: Option<&Story>,
+    complaints: &mut Complaints,
+) -> Option<Option<Door>> {
+    let Some(written) = &raw.door else {
+        return Some(None);
+    };
+    if let (Some(Expect::Caught(_)), Some(Story::PowerCut(..)) | None) = (expect, story) {
+        return complaints.one_of(written).map(Some);
+    }
+    complaints
+        .add(
+            written.span(),
+            "only what a power cut broke is laid at a door",
+        )
+        .expected("`verdict = \"fail\"` and a table `[power-cut]`, or no `door`");
+    None
 }
 
 /// What was damaged on purpose cannot be expected to be whole.

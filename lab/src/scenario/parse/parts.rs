@@ -11,7 +11,7 @@ use super::{
 };
 use crate::scenario::{
     Bus, ByteCount, Cache, Disk, Fs, ImageName, IoMode, Lower, Matrix, Mount, Mutant, Named,
-    Server,
+    Server, TakenFor,
     names::{NAME_RULE, name_problem},
     raw::{RawDisk, RawLower, RawMount, RawScenario, Text, Texts},
     units::MIB,
@@ -62,6 +62,17 @@ pub(super) fn disk(raw: Option<&RawDisk>, complaints: &mut Complaints) -> Option
         cache: cache?,
         unit: unit?,
     })
+}
+
+/// What the guest takes the disk for, where the scenario says so.
+pub(super) fn taken_for(
+    raw: Option<&RawDisk>,
+    complaints: &mut Complaints,
+) -> Option<Option<TakenFor>> {
+    match raw.and_then(|disk| disk.taken_for.as_ref()) {
+        Some(name) => complaints.one_of(name).map(Some),
+        None => Some(None),
+    }
 }
 
 fn size(raw: &Text, complaints: &mut Complaints) -> Option<ByteCount> {

@@ -306,6 +306,10 @@ fn builtin(
             Plot::CanBeCut(Cuttable::PostgresLedger(LedgerLoad {
                 connections: connections?,
                 wal_sync: wal_sync?,
+                full_page_writes: workload
+                    .full_page_writes
+                    .as_ref()
+                    .is_none_or(|flag| *flag.get_ref()),
             }))
         }
         Builtin::PageFsync => Plot::CanBeCut(Cuttable::PageFsync),

@@ -22,6 +22,7 @@ fn a_file_means_what_it_says() {
         Cuttable::PostgresLedger(LedgerLoad {
             connections: Connections(n(4)),
             wal_sync: WalSync::Fdatasync,
+            full_page_writes: true,
         }),
         PowerCut {
             cuts: Cuts::Seeded(n(10)),
@@ -50,6 +51,30 @@ fn how_commits_reach_the_disk_is_a_setting_of_the_server() {
         last(&text).as_deref(),
         Some("wal_sync_method=open_datasync")
     );
+    let text = with(
+        "\"postgres-ledger\"",
+        "\"postgres-ledger\"\nfull_page_writes = false",
+    );
+    let pages = |text: &str| {
+        let mut settings = settings(text).into_iter();
+        settings.rfind(|line| line.starts_with("full_page_writes"))
+    };
+    assert_eq!(pages(GOOD).as_deref(), Some("full_page_writes=on"));
+    assert_eq!(pages(&text).as_deref(), Some("full_page_writes=off"));
+}
+
+#[test]
+fn a_control_can_name_its_door_and_a_guest_be_mistaken_about_its_disk() {
+    let text = with(
+        "cache = \"volatile\"",
+        "cache = \"volatile\"\ntaken_for = \"write-through\"",
+    );
+    let control = "[expect]\nverdict = \"fail\"\ncaught_by = \"ledger\"\ndoor = \"block-layer\"\n";
+    let scenario = parse(&format!("{text}{control}")).expect("right");
+    assert_eq!(scenario.taken_for, Some(TakenFor::WriteThrough));
+    assert_eq!(scenario.door, Some(Door::BlockLayer));
+    let plain = parse(GOOD).expect("right");
+    assert_eq!((plain.taken_for, plain.door), (None, None));
 }
 
 #[test]
@@ -275,6 +300,7 @@ fn the_suite_is_whole() {
             "control-lying-disk 1/1/1 caught by ledger",
             "control-named-checks 0/3/3 caught by checks",
             "control-nested 0/1/1 caught by check",
+            "control-no-barriers 1/1/1 caught by ledger",
             "control-notes-check 1/1/1 caught by check",
             "control-notes 1/1/1 caught by files",
             "control-page-lying-disk 1/1/1 caught by ledger",
@@ -283,6 +309,8 @@ fn the_suite_is_whole() {
             "control-sqlite-journal-full 0/1/1 caught by ledger",
             "control-sqlite-off 1/1/1 caught by ledger",
             "control-tar-damaged 1/1/1 caught by archive",
+            "control-torn-pages 0/0/1 caught by checksums",
+            "control-write-through 1/1/1 caught by ledger",
             "files 3/9/18 pass",
             "git-clone 3/9/9 pass",
             "log-store 3/9/18 pass",

@@ -96,6 +96,7 @@ fn disks() {
         ("size = \"1 GiB\"", "size = \"64 MiB\""),
         ("size = \"1 GiB\"", "unit = 1024"),
         ("size = \"1 GiB\"", "bus = \"nvm\""),
+        ("size = \"1 GiB\"", "taken_for = \"write through\""),
     ]);
     assert_snapshot!(said);
 }
@@ -178,6 +179,8 @@ fn expectations() {
         expect("verdict = \"fail\"\ncaught_by = \"ledgr\""),
         expect("verdict = \"fail\"\ncaught_by = \"tree\""),
         expect("verdict = \"pass\"\ncaught_by = \"ledger\""),
+        expect("verdict = \"pass\"\ndoor = \"device\""),
+        expect("verdict = \"fail\"\ncaught_by = \"ledger\"\ndoor = \"dvice\""),
         expect("verdict = \"maybe\""),
         expect(""),
     ]);
