@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use plugpull_disk::{
-    CrashState, Keep, Operation, Part, Piece, PowerCut, Recording, RequestId, SECTOR_BYTES,
-    Survivors,
+    CrashState, CutPoint, Keep, Operation, Part, Piece, PowerCut, Recording, RequestId,
+    SECTOR_BYTES, Seq, Survivors,
 };
+use plugpull_protocol::Promise;
 
 use super::{
     Stage,
@@ -20,6 +21,8 @@ use crate::{
 
 /// How many more states may be looked at for one story.
 const TRIES: u32 = 200;
+/// How many earlier cuts are tried.
+const EARLIER: usize = 8;
 /// How many writes of a story are told one by one.
 const TOLD: usize = 8;
 
@@ -119,8 +122,15 @@ pub(super) fn story<'a>(
             )
         }
     };
+    let earlier = match &enough {
+        Enough::ToLose(lost) => earliest(stage, workload, plan, checker, found, lost)?,
+        _ => None,
+    };
+    let earlier = earlier.map_or_else(String::new, |at| {
+        format!("; it shows from a cut at event {at} on")
+    });
     Ok(Story {
-        detail: format!("{detail}{unnamed}"),
+        detail: format!("{detail}{unnamed}{earlier}"),
         lost: match enough {
             Enough::ToLose(lost) => lost,
             _ => state.dropped,
@@ -138,19 +148,7 @@ fn enough<'a>(
     state: &CrashState,
 ) -> Result<Enough> {
     let mut tries = TRIES;
-    let mut fails = |keep: &Keep| -> Result<bool> {
-        // Trying is no evidence: what it counts and finds is not the run's.
-        let before = stage.outcome.clone();
-        let state = found.cut.crash_state(keep)?;
-        let seen = checker.see(stage, workload, &state, found.question)?;
-        judge(stage, workload, &state, &seen, found.ledger)?;
-        let new = &stage.outcome.failures[before.failures.len()..];
-        let fails = new.iter().any(|failure| failure.oracle == found.oracle);
-        let seconds = std::mem::take(&mut stage.outcome.seconds);
-        *stage.outcome = before;
-        stage.outcome.seconds = seconds;
-        Ok(fails)
-    };
+    let mut fails = |keep: &Keep| fails(stage, workload, checker, found, keep);
     let pending = found.cut.state().pending();
     if pending.is_empty() {
         return Ok(Enough::NothingPending);
@@ -187,6 +185,67 @@ fn enough<'a>(
         (_, Some(kept)) => Enough::ToKeep(kept),
         (_, None) => Enough::Late(pieces),
     })
+}
+
+/// Whether the oracle objects to what is left if these survive.
+fn fails<'a>(
+    stage: &mut Stage<'a>,
+    workload: &Cuttable,
+    checker: &mut Checker<'a>,
+    found: &Found<'_>,
+    keep: &Keep,
+) -> Result<bool> {
+    // Trying is no evidence: what it counts and finds is not the run's.
+    let before = stage.outcome.clone();
+    let state = found.cut.crash_state(keep)?;
+    let seen = checker.see(stage, workload, &state, found.question)?;
+    judge(stage, workload, &state, &seen, found.ledger)?;
+    let new = &stage.outcome.failures[before.failures.len()..];
+    let fails = new.iter().any(|failure| failure.oracle == found.oracle);
+    let seconds = std::mem::take(&mut stage.outcome.seconds);
+    *stage.outcome = before;
+    stage.outcome.seconds = seconds;
+    Ok(fails)
+}
+
+/// The earliest cut, of those right after an acknowledgement, at which the loss of these writes
+/// is objected to as well, if that is not the cut of the failure itself.
+fn earliest<'a>(
+    stage: &mut Stage<'a>,
+    workload: &Cuttable,
+    plan: &Plan<'_>,
+    checker: &mut Checker<'a>,
+    found: &Found<'_>,
+    lost: &[RequestId],
+) -> Result<Option<u64>> {
+    let sent = lost.iter().filter_map(|id| plan.recording.submit(*id));
+    let Some(sent) = sent.map(|write| write.seq.0).max() else {
+        return Ok(None);
+    };
+    let end = found.cut.state().cut.0.0;
+    let acks = plan.timeline.promises.iter().filter(|(seq, promise)| {
+        matches!(promise, Promise::Ack { .. }) && sent < *seq && *seq < end
+    });
+    for (at, _) in acks.take(EARLIER) {
+        let cut = PowerCut::new(plan.base, plan.recording, CutPoint(Seq(*at)))?;
+        let pending = cut.state().pending();
+        if !lost.iter().all(|id| pending.contains(id)) {
+            continue;
+        }
+        let kept = pending.into_iter().filter(|id| !lost.contains(id));
+        let keep = Keep::Exactly(Survivors::whole(kept));
+        let earlier = Found {
+            cut: &cut,
+            keep: &keep,
+            ledger: &Ledger::at(plan.timeline.records(), *at)?,
+            question: &Question::of(workload, plan.timeline, *at),
+            oracle: found.oracle,
+        };
+        if fails(stage, workload, checker, &earlier, &keep)? {
+            return Ok(Some(*at));
+        }
+    }
+    Ok(None)
 }
 
 /// What survives, in pieces that can be left out one by one.
