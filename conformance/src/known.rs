@@ -34,6 +34,7 @@ pub const KNOWN: &[KnownDifference] = &[
     CACHED_ALLOCATION,
     DIRECTORY_AT_ITS_END,
     SAME_SIZE_TIMES,
+    MAPPED_WRITE_TIMES,
 ];
 
 const RANGE_MODES: KnownDifference = KnownDifference {
@@ -114,11 +115,20 @@ const SAME_SIZE_TIMES: KnownDifference = KnownDifference {
              where ext4 does",
 };
 
+const MAPPED_WRITE_TIMES: KnownDifference = KnownDifference {
+    name: "times-of-mapped-writes-under-passthrough",
+    reason: "the mapping is of the file below itself (fuse_passthrough_mmap in \
+             fs/fuse/passthrough.c), whose times change at the fault; the FUSE inode's \
+             attributes stay as they are cached, for as long as the cache policy says",
+};
+
 /// What may be taken out of the comparison of a sequence.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Tolerance {
     /// The sequence maps a file.
     maps: bool,
+    /// It writes through a mapping of the lower file itself.
+    maps_below: bool,
     /// It turns an open file's reads and writes into direct ones.
     turns_direct: bool,
     /// It opens a file for direct reads and writes that the kernel does itself, and turns an
@@ -145,6 +155,8 @@ impl Tolerance {
             tolerance.allocates |= matches!(op, Op::Allocate { .. });
             tolerance.writes_pages |= client == Some(Client::Writeback)
                 && matches!(op, Op::Write { .. } | Op::WriteVector { .. });
+            tolerance.maps_below |=
+                client == Some(Client::Passthrough) && matches!(op, Op::MapWrite { .. });
             tolerance.maps |= matches!(op, Op::Map { .. });
             tolerance.turns_direct |=
                 matches!(op, Op::SetFlags { flags, .. } if flags.contains(OFlags::DIRECT));
@@ -230,6 +242,17 @@ impl Tolerance {
         {
             mount.modification = When::Now;
             known.push(&SAME_SIZE_TIMES);
+        }
+        if self.maps_below {
+            for (mount, plain) in [
+                (&mut mount.modification, plain.modification),
+                (&mut mount.change, plain.change),
+            ] {
+                if *mount != plain && plain == When::Now {
+                    *mount = When::Now;
+                    known.push(&MAPPED_WRITE_TIMES);
+                }
+            }
         }
         let reasons = [
             (self.maps, &FAULT_ACCESS_TIME),
