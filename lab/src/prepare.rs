@@ -25,6 +25,7 @@ use crate::{
     mounts, programs,
     progress::{Activity, Event, Outcome, Progress},
     scenario::{Case, Cuttable, ImageName, LedgerLoad, Profile, Story},
+    sharing::Sharing,
     testbed::{ImageSetup, Setup, Testbed},
 };
 
@@ -43,6 +44,8 @@ pub struct Order<'a> {
     pub scenario_file: Option<PathBuf>,
     /// Keep what passing tests leave.
     pub keep: bool,
+    /// What of it other machines do.
+    pub sharing: Sharing,
     /// How guests shall execute.
     pub wish: Wish,
 }
@@ -115,6 +118,7 @@ fn guests(home: &Home, order: &Order<'_>, progress: &dyn Progress) -> Result<(Te
         cases: order.cases.iter().map(|case| case.name.clone()).collect(),
         scenario_file: order.scenario_file.clone(),
         keep: order.keep,
+        sharing: order.sharing.clone(),
         accel,
         qemu,
         images,

@@ -7,6 +7,7 @@
 //! runs/<id>/registry                 one line for each thing that must not outlive it
 //! runs/<id>/tests/<case>/started     written first
 //! runs/<id>/tests/<case>/result.json written last, in one rename
+//! runs/<id>/tests/<case>/timeline.json, states.tsv   an exploration, drawn up
 //! runs/<id>/tests/<case>/…           artefacts
 //! ```
 //!
@@ -34,6 +35,11 @@ use crate::report::{Found, Planned, ScenarioResult, join};
 
 /// The environment variable that tells a test its run directory.
 pub const ENV: &str = "PLUGPULL_RUN";
+
+/// An exploration as a picture.
+pub(crate) const TIMELINE: &str = "timeline.json";
+/// Its states, one a line.
+pub(crate) const STATES: &str = "states.tsv";
 
 const REGISTRY: &str = "registry";
 const KEPT: &str = "kept";
@@ -293,7 +299,7 @@ const FILE_NAME_MAX: usize = 200;
 
 /// A name as one component of a path: `::` becomes `__`, anything but letters,
 /// digits, `-` and `.` becomes `%XX`. Different names stay different.
-fn file_name(name: &str) -> String {
+pub(crate) fn file_name(name: &str) -> String {
     let mut out = String::new();
     for (n, part) in name.split("::").enumerate() {
         if n > 0 {

@@ -1,14 +1,20 @@
 //! Which cases are run: a filter, an image, a shard.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::scenario::Case;
+use crate::scenario::{Case, CaseName};
 
 /// One of several machines that share a run. A name always goes to the same
 /// shard, whatever other names there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Shard {
     /// From 1.
     index: u32,
@@ -34,9 +40,34 @@ impl Shard {
         u64::from_be_bytes(first) % u64::from(self.count) == u64::from(self.index - 1)
     }
 
+    /// Which it is, from 1, and of how many.
+    pub fn of(self) -> (u32, u32) {
+        (self.index, self.count)
+    }
+
     /// Whether it is the only one.
     pub fn is_all(self) -> bool {
         self.count == 1
+    }
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
+impl TryFrom<String> for Shard {
+    type Error = BadShard;
+
+    fn try_from(text: String) -> Result<Self, BadShard> {
+        text.parse()
+    }
+}
+
+impl From<Shard> for String {
+    fn from(shard: Shard) -> Self {
+        shard.to_string()
     }
 }
 
@@ -123,6 +154,9 @@ pub struct Selection {
     pub image: Option<String>,
     /// Only this shard's part.
     pub shard: Shard,
+    /// Cases that every shard runs, each with a part of their states: those whose recordings
+    /// were given.
+    pub recorded: BTreeSet<CaseName>,
 }
 
 /// Nothing matches: a mistake in the call.
@@ -180,7 +214,9 @@ impl Selection {
                 return Err(no_match("filter", &filter.0, parts.chain(whole)));
             }
         }
-        cases.retain(|case| self.shard.contains(case.name.as_str()));
+        cases.retain(|case| {
+            self.recorded.contains(&case.name) || self.shard.contains(case.name.as_str())
+        });
         Ok(cases)
     }
 }
@@ -259,6 +295,7 @@ mod tests {
             filter: filter.map(Filter::new),
             image: image.map(str::to_owned),
             shard: Shard::ALL,
+            recorded: BTreeSet::new(),
         };
         let cases = selection.of(cases()).map_err(|none| none.to_string())?;
         Ok(cases

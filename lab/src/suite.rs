@@ -15,7 +15,7 @@ use crate::{
     report::{Evidence, Failure, Planned, ScenarioResult, Verdict},
     rundir::RunDir,
     runner::{self, Outcome},
-    scenario::{self, BadFile, Case, Loaded, Profile},
+    scenario::{self, BadFile, Case, CaseName, Loaded, OracleName, Profile},
     testbed::{Setup, Testbed, announced},
 };
 
@@ -178,9 +178,15 @@ impl Ran {
 fn rerun(name: &str, setup: &Setup) -> String {
     let file = setup.scenario_file.as_ref();
     let scenario = file.map(|file| format!(" --scenario '{}'", file.display()));
+    let given = setup.sharing.recordings.get(&CaseName::new(name));
+    let recorded = given.and_then(|dir| dir.ancestors().nth(3)).map(|run| {
+        let profile = setup.profile;
+        format!(" --profile {profile} --recordings '{}'", run.display())
+    });
     format!(
-        "cargo xtask test-vm '{name}'{} --seed {} --keep",
+        "cargo xtask test-vm '{name}'{}{} --seed {} --keep",
         scenario.unwrap_or_default(),
+        recorded.unwrap_or_default(),
         setup.seed
     )
 }
@@ -192,17 +198,9 @@ fn evidence(
     start: Instant,
     setup: &Setup,
 ) -> ScenarioResult {
-    let planned = Planned::from(case);
-    // An oracle that was named and never asked proves nothing. A control may
-    // end as soon as it is caught.
-    let silent: Vec<String> = planned
-        .oracles
-        .iter()
-        .filter(|oracle| !outcome.applied.contains(oracle))
-        .map(ToString::to_string)
-        .collect();
-    let unasked = (!silent.is_empty() && outcome.failures.is_empty())
-        .then(|| format!("no judgement was given by: {}", silent.join(", ")));
+    let planned = Planned::from(case).shared(&setup.sharing);
+    let asked = |oracle: &&OracleName| !outcome.applied.contains(oracle);
+    let unasked = planned.oracles.iter().filter(asked).copied().collect();
     let mut counts = outcome.counts;
     counts.add_named("kernel_warnings", outcome.warnings.len() as u64);
     let rerun = rerun(case.name.as_str(), setup);
@@ -240,7 +238,8 @@ fn evidence(
         counts,
         phases: outcome.seconds,
         seconds: start.elapsed().as_secs_f64(),
-        infra: infra.or(unasked),
+        infra,
+        unasked,
     })
 }
 

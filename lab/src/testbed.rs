@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     artifacts::Artifacts,
     scenario::{self, CaseName, ImageName, Profile},
+    sharing::Sharing,
 };
 
 /// Memory of a guest in MiB: PostgreSQL and a FUSE server fit many times over.
@@ -48,6 +49,9 @@ pub struct Setup {
     pub scenario_file: Option<PathBuf>,
     /// Keep what passing tests leave.
     pub keep: bool,
+    /// What of it other machines do.
+    #[serde(default)]
+    pub sharing: Sharing,
     /// The accelerator and why.
     pub accel: AccelVerdict,
     /// The QEMU to run.

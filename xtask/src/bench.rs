@@ -1,6 +1,6 @@
 //! `bench`: prepares what is measured, prints the table, writes the JSON.
 
-use std::{fs::File, io::Write as _};
+use std::{collections::BTreeSet, fs::File, io::Write as _};
 
 use anyhow::{Context, Result, bail};
 use plugpull_lab::{
@@ -10,6 +10,7 @@ use plugpull_lab::{
     rundir::RunDir,
     scenario::{Case, ImageName, Profile, image_names},
     select::{Filter, Selection, Shard},
+    sharing::Sharing,
 };
 use plugpull_vm::{accel::Wish, cache::Home, image::Recipe, process::enter_private_mounts};
 use serde::Serialize;
@@ -111,6 +112,7 @@ fn measure(home: &Home, what: &BenchWhat, progress: &dyn Progress) -> Result<She
                 filter: filter.as_deref().map(Filter::new),
                 image: None,
                 shard: Shard::ALL,
+                recorded: BTreeSet::new(),
             };
             let cases = selection
                 .of(bench::cases(home, profile)?)
@@ -137,6 +139,7 @@ fn order<'a>(profile: Profile, images: &'a [ImageName], cases: &'a [Case]) -> Or
         images,
         scenario_file: None,
         keep: false,
+        sharing: Sharing::default(),
         wish: Wish::Auto,
     }
 }

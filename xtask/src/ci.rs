@@ -22,8 +22,9 @@ pub(crate) fn run(args: &Ci) -> Result<Exit> {
             seed: None,
             accel: options::Accel::Auto,
         }),
-        CiJob::Nightly { shard } => test::test_vm(&TestVm {
+        CiJob::Nightly { shard, seed } => test::test_vm(&TestVm {
             shard: shard.clone(),
+            seed: *seed,
             ..TestVm::all_of(options::Profile::Nightly)
         }),
     }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use plugpull_lab::{
     capsule, mounts, prepare,
     progress::{self, Event},
-    report::Verdict,
+    report::{Unfit, Verdict},
     scenario::{BadFile, ImageName},
 };
 use plugpull_vm::{
@@ -48,6 +48,7 @@ impl Exit {
         let mistaken = |cause: &(dyn std::error::Error + 'static)| {
             cause.is::<Mistake>()
                 || cause.is::<BadFile>()
+                || cause.is::<Unfit>()
                 || cause.is::<mounts::Refused>()
                 || cause.is::<capsule::BadCapsule>()
                 || cause.is::<capsule::NoSuchState>()

@@ -5,7 +5,9 @@ mod ci;
 mod commands;
 mod nextest;
 mod options;
+mod report;
 mod repro;
+mod share;
 mod shell;
 mod signals;
 mod test;
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Command::TestVm(args) => test::test_vm(&args),
         Command::Test(args) => test::test(&args),
         Command::Repro(args) => repro::run(&args),
+        Command::Merge(args) => share::merge(&args),
         Command::Shell(args) => shell::run(&args),
         Command::Image(args) => commands::image(&args),
         Command::Doctor(args) => commands::doctor(&args),

@@ -41,6 +41,11 @@ pub(crate) enum Command {
     /// scenario says; what had been promised by then lies in
     /// /run/plugpull-ledger.jsonl.
     Shell(Shell),
+    /// Join the runs of shards to one run: its report, JUnit and artefacts
+    ///
+    /// They must be of one seed and profile, with the same guest images, and each shard there
+    /// once. Verdicts are derived anew. A shard that is missing makes the whole infra.
+    Merge(Merge),
     /// Guest images: list, build, update their locks, clean
     Image(Image),
     /// What this host can do: tools, accelerator by a boot probe, FUSE, space
@@ -89,9 +94,17 @@ pub(crate) struct TestVm {
     /// How guests execute
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) accel: Accel,
-    /// Run only the Mth of N parts, dealt by the hash of the case's name
+    /// Run only the Mth of N parts, dealt by the hash of the case's name, and of each recording
+    /// that is given by the hash of the state
     #[arg(long, value_name = "M/N")]
     pub(crate) shard: Option<String>,
+    /// Explore the recordings in this run's directory instead of running their workloads anew;
+    /// may be given several times
+    #[arg(long, value_name = "RUN")]
+    pub(crate) recordings: Vec<PathBuf>,
+    /// Only make recordings, of the cases whose power is cut everywhere, for --recordings
+    #[arg(long, conflicts_with_all = ["recordings", "bless"])]
+    pub(crate) record_only: bool,
     /// Run this scenario file instead of tests/scenarios
     #[arg(long, value_name = "FILE")]
     pub(crate) scenario: Option<PathBuf>,
@@ -116,12 +129,21 @@ impl TestVm {
             seed: None,
             accel: Accel::Auto,
             shard: None,
+            recordings: Vec::new(),
+            record_only: false,
             scenario: None,
             keep: false,
             bless: false,
             list: false,
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Merge {
+    /// Directories of runs
+    #[arg(value_name = "RUN", required = true)]
+    pub(crate) runs: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -314,6 +336,9 @@ pub(crate) enum CiJob {
         /// Run only the Mth of N parts, as `test-vm --shard` does
         #[arg(long, value_name = "M/N")]
         shard: Option<String>,
+        /// Where all randomness comes from; shards that are to be merged need the same
+        #[arg(long, value_name = "N", value_parser = seed)]
+        seed: Option<u64>,
     },
 }
 

@@ -16,6 +16,7 @@ use plugpull_lab::{
     rundir::RunDir,
     runner,
     scenario::Case,
+    sharing::Sharing,
     testbed::Testbed,
 };
 use plugpull_vm::{accel::Wish, cache::Home};
@@ -146,6 +147,7 @@ impl Ready {
             images: &[],
             scenario_file: None,
             keep: false,
+            sharing: Sharing::default(),
             wish,
         };
         let bed = prepare::without_disks(home, &order, progress)?;

@@ -13,6 +13,7 @@ use plugpull_lab::{
     rundir::RunDir,
     runner,
     scenario::{Fs, ImageName, Named, Profile, nearest},
+    sharing::Sharing,
     shell::{Person, Shell},
 };
 use plugpull_vm::{cache::Home, image::Recipe};
@@ -61,6 +62,7 @@ fn on_an_empty_disk(args: &options::Shell) -> Result<Exit> {
         images: std::slice::from_ref(&image),
         scenario_file: None,
         keep: false,
+        sharing: Sharing::default(),
         wish: test::wish(args.accel),
     };
     let (bed, _) = prepare::prepare(&home, &order, &*progress)?;

@@ -2,7 +2,6 @@
 
 use std::{
     io::Write,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -14,6 +13,7 @@ use plugpull_lab::{
     rundir::{self, RunDir},
     scenario::{Case, Profile},
     select::{Filter, Selection, Shard},
+    sharing::{self, Sharing},
     suite::{self, Test},
     testbed::Setup,
 };
@@ -24,6 +24,7 @@ use crate::{
     commands::{Exit, Failed, Mistake},
     nextest,
     options::{self, TestVm},
+    report as written, share,
 };
 
 /// `test` makes the same choices each time unless it is told otherwise: what CI
@@ -38,7 +39,8 @@ const RUNS_KEPT: usize = 10;
 pub(crate) fn test_vm(args: &TestVm) -> Result<Exit> {
     let home = Home::find()?;
     let profile = profile(args.profile);
-    let chosen = choose(&home, args, profile)?;
+    let (sharing, seed_of_recordings) = share::sharing(args, profile)?;
+    let chosen = choose(&home, args, profile, &sharing)?;
     if args.list {
         let names: String = chosen
             .iter()
@@ -46,18 +48,19 @@ pub(crate) fn test_vm(args: &TestVm) -> Result<Exit> {
             .collect();
         return say(&names).map(|()| Exit::Pass);
     }
-    if chosen.is_empty() {
-        // Shards are dealt by name; one may get nothing.
-        return say("no case falls to this shard\n").map(|()| Exit::Pass);
-    }
     let progress = progress::on_stderr();
+    if chosen.is_empty() {
+        // Shards are dealt by name; one may get nothing, and is a part of the whole all the same.
+        say("no case falls to this shard\n")?;
+        return share::nothing(&home, sharing.shard, seed(args.seed), profile, &*progress);
+    }
     let start = Instant::now();
     let run = Run::begin(&home, &*progress)?;
-    if args.keep {
+    if args.keep || args.record_only {
         run.dir.keep().context("mark the run as kept")?;
     }
     let order = Order {
-        seed: seed(args.seed),
+        seed: seed(seed_of_recordings.or(args.seed)),
         profile,
         cases: &chosen,
         images: &[],
@@ -67,17 +70,21 @@ pub(crate) fn test_vm(args: &TestVm) -> Result<Exit> {
             .map(std::path::absolute)
             .transpose()?,
         keep: args.keep,
+        sharing: sharing.clone(),
         wish: wish(args.accel),
     };
+    if !sharing.shard.is_all() && seed_of_recordings.or(args.seed).is_none() {
+        let text = "without --seed each shard has a seed of its own, and they cannot be merged";
+        progress.tell(&Event::Warning { text: text.into() });
+    }
     let laps = run.prepare(&home, &order, &*progress)?;
-    let shard = args.shard.clone().unwrap_or_else(|| Shard::ALL.to_string());
     let outcome = nextest::run(&home, &run.dir, nextest::Scope::Vm, profile, args.bless)?;
-    let report = run.report(&chosen, laps, shard, start)?;
+    let report = run.report(&chosen, laps, sharing.shard, start)?;
     let table = report::table(&report, Look::of(&std::io::stdout()));
-    say(&format!(
-        "{table}report: {}\n",
-        run.dir.path().join("report.json").display()
-    ))?;
+    say(&format!("{table}{}", written::places(run.dir.path())))?;
+    if args.record_only {
+        say(&share::how_to_explore(run.dir.path(), profile))?;
+    }
     Ok(Exit::of_run(report.verdict, outcome))
 }
 
@@ -93,6 +100,7 @@ pub(crate) fn test(args: &options::Test) -> Result<Exit> {
         &home,
         &TestVm::all_of(options::Profile::Smoke),
         Profile::Smoke,
+        &Sharing::default(),
     )?;
     let run = Run::begin(&home, &*progress)?;
     let order = Order {
@@ -102,10 +110,11 @@ pub(crate) fn test(args: &options::Test) -> Result<Exit> {
         images: &[],
         scenario_file: None,
         keep: false,
+        sharing: Sharing::default(),
         wish: wish(args.accel),
     };
     let laps = run.prepare(&home, &order, &*progress)?;
-    let place = run.dir.path().join("report.json");
+    let place = run.dir.path().join(report::JSON);
     progress.tell(&Event::Notice {
         text: format!("the report will be {}", place.display()),
     });
@@ -118,7 +127,7 @@ pub(crate) fn test(args: &options::Test) -> Result<Exit> {
         .into());
     }
     let outcome = nextest(nextest::Scope::Workspace)?;
-    let report = run.report(&chosen, laps, Shard::ALL.to_string(), start)?;
+    let report = run.report(&chosen, laps, Shard::ALL, start)?;
     let exit = Exit::of_run(report.verdict, outcome);
     if exit != Exit::Pass {
         say(&report::table(&report, Look::of(&std::io::stdout())))?;
@@ -138,7 +147,7 @@ pub(crate) fn say(text: &str) -> Result<()> {
 }
 
 /// The cases that a call asks for.
-fn choose(home: &Home, args: &TestVm, profile: Profile) -> Result<Vec<Case>> {
+fn choose(home: &Home, args: &TestVm, profile: Profile, sharing: &Sharing) -> Result<Vec<Case>> {
     if let Some(file) = &args.scenario
         && std::path::absolute(file)?.to_str().is_none()
     {
@@ -171,16 +180,22 @@ fn choose(home: &Home, args: &TestVm, profile: Profile) -> Result<Vec<Case>> {
     if cases.is_empty() {
         return Err(Mistake::text(format!("no scenario belongs to the profile {profile}")).into());
     }
-    let shard = match &args.shard {
-        Some(text) => text.parse().map_err(Mistake::new)?,
-        None => Shard::ALL,
-    };
     let selection = Selection {
         filter: args.filter.as_deref().map(Filter::new),
         image: args.image.clone(),
-        shard,
+        shard: sharing.shard,
+        recorded: sharing.recordings.keys().cloned().collect(),
     };
-    Ok(selection.of(cases).map_err(Mistake::new)?)
+    let mut chosen = selection.of(cases).map_err(Mistake::new)?;
+    if sharing.record_only {
+        chosen.retain(sharing::can_be_shared);
+        if chosen.is_empty() && sharing.shard.is_all() {
+            let text = "none of these cases has its power cut everywhere, so there is nothing to \
+                        record for others to explore";
+            return Err(Mistake::text(text.into()).into());
+        }
+    }
+    Ok(chosen)
 }
 
 /// Remove what runs that were killed have left, and forget old ones.
@@ -233,21 +248,18 @@ impl Run {
         Ok(laps)
     }
 
-    fn report(
-        &self,
-        cases: &[Case],
-        phases: Laps,
-        shard: String,
-        start: Instant,
-    ) -> Result<Report> {
-        let planned: Vec<_> = cases.iter().map(report::Planned::from).collect();
-        let scenarios = self.dir.join(&planned);
+    fn report(&self, cases: &[Case], phases: Laps, shard: Shard, start: Instant) -> Result<Report> {
         let setup = Setup::read(self.dir.path())?;
+        let planned = |case| report::Planned::from(case).shared(&setup.sharing);
+        let planned: Vec<_> = cases.iter().map(planned).collect();
+        let scenarios = self.dir.join(&planned);
         let report = Report {
             schema: SCHEMA,
             seed: setup.seed,
             profile: setup.profile,
-            shard,
+            shard: shard.to_string(),
+            shards: Vec::new(),
+            missing: Vec::new(),
             accel: setup.accel.accel().to_string(),
             qemu: setup.qemu.version.clone(),
             images: setup
@@ -261,14 +273,7 @@ impl Run {
             scenarios,
         }
         .finish();
-        write(
-            &self.dir.path().join("report.json"),
-            &serde_json::to_vec_pretty(&report)?,
-        )?;
-        write(
-            &self.dir.path().join("junit.xml"),
-            report::junit(&report)?.as_bytes(),
-        )?;
+        written::write(&self.dir, &report)?;
         Ok(report)
     }
 }
@@ -280,10 +285,6 @@ fn used(name: &str, image: &plugpull_lab::testbed::ImageSetup) -> ImageUsed {
         packages_hash: image.packages_hash.clone(),
         as_locked: image.as_locked,
     }
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    std::fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
 }
 
 pub(crate) fn profile(profile: options::Profile) -> Profile {

@@ -124,14 +124,19 @@ fn capsules(runs: &Path) -> Result<Vec<PathBuf>> {
         if latest || !run.join("tests").is_dir() {
             continue;
         }
-        let tests = sorted(&run.join("tests"))?.into_iter();
-        found.extend(
-            tests
-                .map(|test| test.join(FILE))
-                .filter(|path| path.exists()),
-        );
+        for test in sorted(&run.join("tests"))? {
+            // Of a case whose states were shared out, each shard has made its own.
+            let shards = sorted(&test)?.into_iter().filter(|path| is_shard(path));
+            let places = shards.chain([test.clone()]).map(|dir| dir.join(FILE));
+            found.extend(places.filter(|path| path.exists()));
+        }
     }
     Ok(found)
+}
+
+fn is_shard(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with(crate::merge::SHARD)
 }
 
 fn sorted(dir: &Path) -> Result<Vec<PathBuf>> {

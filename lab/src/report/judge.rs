@@ -2,8 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{Expected, Failure, Proof, ScenarioResult, Verdict};
-use crate::scenario::{BadFile, Case, Count, Counts, Door, Expect, Named, OracleName, Threshold};
+use super::{Expected, Failure, Part, Proof, ScenarioResult, Verdict};
+use crate::{
+    scenario::{
+        BadFile, Case, CaseName, Count, Counts, Door, Expect, Named, OracleName, Threshold,
+    },
+    select::Shard,
+    sharing::Sharing,
+};
 
 /// What a run of one case saw.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +24,8 @@ pub struct Evidence {
     pub seconds: f64,
     /// What went wrong with the machinery.
     pub infra: Option<String>,
+    /// The oracles that should have judged it and were never asked.
+    pub unasked: Vec<OracleName>,
 }
 
 /// A verdict, and why it is not a plain pass.
@@ -124,6 +132,35 @@ fn misplaced(door: Door, found: &[Door]) -> String {
     }
 }
 
+/// An oracle that was named and never asked proves nothing. Where another found something, that
+/// is said instead.
+fn silent(evidence: &Evidence) -> Option<String> {
+    let names: Vec<_> = evidence.unasked.iter().map(ToString::to_string).collect();
+    (!names.is_empty() && evidence.failures.is_empty())
+        .then(|| format!("no judgement was given by: {}", names.join(", ")))
+}
+
+/// A part cannot have the proof that the whole must have, and a control need not be caught in
+/// this part of it: both are judged when the parts are joined. What was found is found.
+fn judge_part(part: Shard, caught_by: Option<OracleName>, evidence: &Evidence) -> Judgement {
+    let judgement = judge(
+        (None, None),
+        &[],
+        match caught_by {
+            Some(_) => &[],
+            None => &evidence.failures,
+        },
+        evidence.infra.as_deref(),
+    );
+    Judgement {
+        because: judgement.because.or_else(|| {
+            let part = format!("part {part} of its states: judged when the parts are merged");
+            Some(part)
+        }),
+        ..judgement
+    }
+}
+
 /// What is known of a case before it runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Planned {
@@ -145,6 +182,8 @@ pub struct Planned {
     pub oracles: Vec<OracleName>,
     /// What must have happened.
     pub thresholds: Vec<Threshold>,
+    /// Where it is not the whole case: which part.
+    pub part: Option<Part>,
 }
 
 impl From<&Case> for Planned {
@@ -162,6 +201,7 @@ impl From<&Case> for Planned {
             door: case.scenario.door,
             oracles: case.story.oracles().to_vec(),
             thresholds: case.thresholds.clone(),
+            part: None,
         }
     }
 }
@@ -179,7 +219,46 @@ impl Planned {
             door: None,
             oracles: Vec::new(),
             thresholds: Vec::new(),
+            part: None,
         }
+    }
+
+    /// What a result that is there already was planned to show; the thresholds of a part are
+    /// those of the whole.
+    pub(super) fn of(result: &ScenarioResult) -> Self {
+        let thresholds = result.proofs.iter().map(|proof| Threshold {
+            count: proof.count,
+            at_least: proof.at_least,
+            floor: proof.floor,
+        });
+        Self {
+            name: result.name.clone(),
+            about: result.about.clone(),
+            image: result.image.clone(),
+            lower: result.lower.clone(),
+            mount: result.mount.clone(),
+            caught_by: result.caught_by,
+            door: result.door,
+            oracles: result.oracles.clone(),
+            thresholds: thresholds.collect(),
+            part: result.part,
+        }
+    }
+
+    /// What is done of it here.
+    pub fn shared(mut self, sharing: &Sharing) -> Self {
+        let case = CaseName::new(self.name.as_str());
+        let part = sharing.part_of(&case);
+        if sharing.record_only {
+            self.part = Some(Part::Recording);
+            self.caught_by = None;
+            self.oracles.clear();
+            // What the workload itself is to have done.
+            self.thresholds.retain(|of| of.count.is_of_the_recording());
+        } else if !part.is_all() {
+            self.part = Some(Part::States(part));
+        }
+        self
     }
 
     /// The result of a file that is no scenario.
@@ -196,7 +275,7 @@ impl Planned {
 
     /// Judge what was seen.
     pub fn result(&self, evidence: Evidence) -> ScenarioResult {
-        let counts = evidence.counts;
+        let counts = &evidence.counts;
         let proof = |threshold: &Threshold| Proof {
             count: threshold.count,
             at_least: threshold.at_least,
@@ -205,13 +284,22 @@ impl Planned {
         };
         let proofs: Vec<_> = self.thresholds.iter().map(proof).collect();
         let infra = evidence.infra.as_deref();
-        let judgement = judge(
-            (self.caught_by, self.door),
-            &proofs,
-            &evidence.failures,
-            infra,
-        );
+        let silent = silent(&evidence);
+        let judgement = match self.part {
+            Some(Part::States(part)) => judge_part(part, self.caught_by, &evidence),
+            Some(Part::Recording) => judge((None, None), &proofs, &evidence.failures, infra),
+            None => {
+                let infra = infra.or(silent.as_deref());
+                judge(
+                    (self.caught_by, self.door),
+                    &proofs,
+                    &evidence.failures,
+                    infra,
+                )
+            }
+        };
         let control = self.caught_by.is_some();
+        let counts = evidence.counts;
         ScenarioResult {
             name: self.name.clone(),
             about: self.about.clone(),
@@ -238,6 +326,9 @@ impl Planned {
             failures: evidence.failures,
             infra: evidence.infra,
             because: judgement.because,
+            part: self.part,
+            door: self.door,
+            unasked: evidence.unasked,
         }
     }
 
@@ -281,6 +372,7 @@ pub fn join<'a>(
             phases: result.phases,
             seconds: result.seconds,
             infra: result.infra,
+            unasked: result.unasked,
         }),
     };
     planned.into_iter().map(became).collect()

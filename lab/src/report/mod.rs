@@ -5,22 +5,32 @@
 //! [`SCHEMA`] goes up when an old reader would misread.
 
 pub mod canonical;
+pub mod exploration;
 mod judge;
 mod junit;
+mod merge;
 mod table;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use exploration::{Broken, ClassOf, Epoch, Exploration, LeftOut, Outcome};
 pub use judge::{Evidence, Found, Judgement, Planned, join, judge};
 pub use junit::junit;
+pub use merge::{Unfit, merge};
 pub use table::{Look, table};
 
-use crate::scenario::{Count, Counts, Door, OracleName, Profile};
+use crate::{
+    scenario::{Count, Counts, Door, OracleName, Profile},
+    select::Shard,
+};
 
 /// Version of `report.json`.
 pub const SCHEMA: u32 = 1;
+
+/// Its name in the directory of a run.
+pub const JSON: &str = "report.json";
 
 /// What became of a scenario or a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -83,6 +93,12 @@ pub struct Report {
     pub profile: Profile,
     /// `M/N`.
     pub shard: String,
+    /// Of a merged report: the shards that it was made of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shards: Vec<Shard>,
+    /// Of a merged report: the shards that are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Shard>,
     /// `kvm` or `tcg`.
     pub accel: String,
     /// QEMU's version.
@@ -119,6 +135,9 @@ pub struct ScenarioResult {
     pub name: String,
     /// What it shows.
     pub about: String,
+    /// Where it is not the whole case: which part of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
     /// What became of it.
     pub verdict: Verdict,
     /// `fail` for a control.
@@ -127,6 +146,9 @@ pub struct ScenarioResult {
     pub control: bool,
     /// The oracle that must catch a control.
     pub caught_by: Option<OracleName>,
+    /// The door that a control must be laid at, where its file names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub door: Option<Door>,
     /// Wall time.
     pub seconds: f64,
     /// The guest image.
@@ -147,6 +169,9 @@ pub struct ScenarioResult {
     pub counts: Counts,
     /// The oracles that judge this scenario.
     pub oracles: Vec<OracleName>,
+    /// Those of them that were never asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unasked: Vec<OracleName>,
     /// What had to be done before the verdict counts, and what was.
     pub proofs: Vec<Proof>,
     /// Where the time went, in seconds.
@@ -157,6 +182,17 @@ pub struct ScenarioResult {
     pub infra: Option<String>,
     /// Why the verdict is not a plain pass, in one sentence.
     pub because: Option<String>,
+}
+
+/// A part of a case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// Its workload was recorded, and nothing was judged.
+    Recording,
+    /// This part of its states was looked at: nothing is said of the whole before the other
+    /// parts are there.
+    States(Shard),
 }
 
 /// What a scenario's file expects.
@@ -211,7 +247,8 @@ impl Report {
     /// run may not.
     pub fn finish(mut self) -> Self {
         self.scenarios.sort_by(|a, b| a.name.cmp(&b.name));
-        let verdicts = self.scenarios.iter().map(|s| s.verdict);
+        let missing = self.missing.iter().map(|_| Verdict::Infra);
+        let verdicts = self.scenarios.iter().map(|s| s.verdict).chain(missing);
         self.verdict = match self.scenarios.is_empty() && self.shard != "1/1" {
             true => Verdict::Pass,
             false => Verdict::of_all(verdicts),
@@ -226,9 +263,16 @@ impl ScenarioResult {
         self.name.split("::").next().unwrap_or(&self.name)
     }
 
+    /// How many states that every exploration looks at first its budget left no room for.
+    pub fn skipped_mandatory(&self) -> u64 {
+        self.counts.named("skipped_mandatory")
+    }
+
     /// What a table calls the verdict: a control that passed was `caught`.
     pub fn word(&self) -> &'static str {
         match (self.verdict, self.control) {
+            (Verdict::Pass, _) if self.part == Some(Part::Recording) => "recorded",
+            (Verdict::Pass, _) if self.part.is_some() => "part",
             (Verdict::Pass, true) => "caught",
             (Verdict::Pass, false) => "pass",
             (Verdict::Fail, _) => "fail",
@@ -253,6 +297,7 @@ pub(crate) mod tests {
             door: None,
             oracles: vec![OracleName::Recovery, OracleName::Ledger],
             thresholds: Vec::new(),
+            part: None,
         };
         let mut evidence = Evidence::default();
         evidence.counts.add(Count::OracleChecks, 36);
@@ -268,6 +313,8 @@ pub(crate) mod tests {
             seed: 42,
             profile: Profile::Smoke,
             shard: "1/1".into(),
+            shards: Vec::new(),
+            missing: Vec::new(),
             accel: "tcg".into(),
             qemu: "10.0.2".into(),
             images: vec![ImageUsed {

@@ -66,6 +66,13 @@ pub fn table(report: &Report, look: Look) -> String {
         let text = line(row, &widths);
         let (verdict, rest) = text.split_at(widths[0]);
         let _ = writeln!(out, "  {}{rest}", look.paint(result.verdict, verdict));
+        if let skipped @ 1.. = result.skipped_mandatory() {
+            let text = format!(
+                "{skipped} mandatory states were skipped: the budget has no room for all that an \
+                 exploration looks at first"
+            );
+            push_wrapped(&mut out, &text, "    ", "    ");
+        }
         push_troubles(&mut out, result);
     }
     push_summary(&mut out, report, look);
@@ -174,7 +181,8 @@ fn push_troubles(out: &mut String, result: &ScenarioResult) {
 
 fn push_summary(out: &mut String, report: &Report, look: Look) {
     let count = |word: &str| report.scenarios.iter().filter(|s| s.word() == word).count();
-    let counts = ["pass", "caught", "fail", "infra"].map(|word| (word, count(word)));
+    let words = ["pass", "caught", "part", "recorded", "fail", "infra"];
+    let counts = words.map(|word| (word, count(word)));
     let counts: Vec<_> = counts
         .iter()
         .filter(|(_, n)| *n > 0)
@@ -191,6 +199,11 @@ fn push_summary(out: &mut String, report: &Report, look: Look) {
         report.profile, report.seed, report.shard, report.accel, report.qemu
     );
     push_wrapped(out, &how, "", "  ");
+    if !report.missing.is_empty() {
+        let missing: Vec<_> = report.missing.iter().map(ToString::to_string).collect();
+        let text = format!("missing: shard {}", missing.join(", "));
+        push_wrapped(out, &text, "", "  ");
+    }
     for image in &report.images {
         let note = if image.as_locked {
             ""
@@ -221,7 +234,7 @@ fn push_summary(out: &mut String, report: &Report, look: Look) {
 }
 
 /// Minutes and seconds: `1:23`; tenths below ten seconds: `4.2 s`.
-fn clock(seconds: f64) -> String {
+pub(super) fn clock(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {
         return "?".into();
     }

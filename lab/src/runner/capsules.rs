@@ -18,7 +18,6 @@ use plugpull_vm::cache::ContentHash;
 
 use super::{Stage, explore::Plan};
 use crate::{
-    base::Base,
     capsule::{
         self, BASE, CONSOLE, Contents, FILES, IMAGE, ImageRef, LOG, Manifest, SCENARIO, SCHEMA,
         Source, State, Versions, Words,
@@ -95,7 +94,7 @@ pub(super) fn note(
 }
 
 /// Write the capsule of what was noted. A control that was caught needs none.
-pub(super) fn keep(stage: &mut Stage<'_>, base: &Base, plan: &Plan<'_>) {
+pub(super) fn keep(stage: &mut Stage<'_>, base: &str, plan: &Plan<'_>) {
     let needless = stage.control_is_caught() && !stage.bed.setup().keep;
     if stage.outcome.guilty.is_empty() || needless {
         return;
@@ -115,18 +114,21 @@ pub(super) fn keep(stage: &mut Stage<'_>, base: &Base, plan: &Plan<'_>) {
     stage.spent("capsule", start);
 }
 
-fn write(stage: &Stage<'_>, base: &Base, plan: &Plan<'_>) -> Result<BTreeSet<String>> {
+fn write(stage: &Stage<'_>, base: &str, plan: &Plan<'_>) -> Result<BTreeSet<String>> {
     let (case, setup) = (stage.case, stage.bed.setup());
     let image = stage.bed.image(&case.guest)?;
     let data = tempfile::NamedTempFile::new_in(stage.dir).context("make a file for the base")?;
-    let base = capsule::write_runs(plan.base, &base.name(), data.path())?;
+    let base = capsule::write_runs(plan.base, base, data.path())?;
     let states = states(stage, plan)?;
     let packages = image.root.with_file_name("manifest.json");
     let mut contents: Contents = vec![
         (SCENARIO.to_owned(), Source::Bytes(text(&case.scenario)?)),
         (IMAGE.to_owned(), Source::File(packages)),
         (BASE.to_owned(), Source::File(data.path().to_owned())),
-        (LOG.to_owned(), Source::File(stage.log("load"))),
+        (
+            LOG.to_owned(),
+            Source::File(plan.recording.path().to_owned()),
+        ),
     ];
     contents.extend(files(stage)?);
     contents.extend(consoles(stage.dir)?);

@@ -3,7 +3,7 @@
 //! and judged under every promise that it can meet.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
@@ -18,7 +18,8 @@ use plugpull_disk::{
 use plugpull_vm::lock::Slot;
 
 use super::{
-    Failure, Outcome, Stage, blame, capsules,
+    Failure, Outcome as Came, Stage, blame, capsules,
+    chart::{self, Drawing, Shown},
     cuts::Timeline,
     explore::{Checker, Plan, judge},
     nested::{Deep, Dive, Recovery, Share},
@@ -27,7 +28,9 @@ use super::{
 };
 use crate::{
     oracle::Ledger,
+    report::Outcome,
     scenario::{self, Count, Cuttable, OracleName},
+    select::Shard,
 };
 
 /// What is left of it as an artefact.
@@ -52,12 +55,15 @@ pub(super) fn run(
         workload,
         plan,
         share: (share, cut.nested),
+        part: stage.part(),
         states: &planned.states,
         next: AtomicUsize::new(0),
         ends: AtomicBool::new(false),
     };
     let mut checker = Checker::of(cut);
-    let found = work.share(stage, &mut checker)?;
+    let found = work.share(stage, &mut checker);
+    work.draw(stage, &planned, found.as_ref().ok())?;
+    let found = found?;
     let ids: Vec<&str> = found.iter().map(|guilty| guilty.id.as_str()).collect();
     stage.outcome.failures = condensed(&stage.outcome.failures, &ids);
     // One story for each oracle: the next failure is most often the same again.
@@ -88,6 +94,8 @@ struct Work<'w> {
     plan: &'w Plan<'w>,
     /// What of it is for cuts of recoveries, and how many of these in a row.
     share: (Share, u32),
+    /// Which part of them is looked at here.
+    part: Shard,
     states: &'w [PlannedState],
     /// The first that nobody has taken.
     next: AtomicUsize,
@@ -109,7 +117,7 @@ impl Work<'_> {
         let helped = checker.helped();
         thread::scope(|scope| {
             let help = |number: usize, slot: Slot| {
-                let mut outcome = Outcome::default();
+                let mut outcome = Came::default();
                 let mut stage = Stage {
                     bed,
                     case,
@@ -165,6 +173,9 @@ impl Work<'_> {
             let Some(planned) = self.states.get(number) else {
                 break;
             };
+            if !self.is_ours(planned) {
+                continue;
+            }
             let state = cutter.at(planned.cut)?.crash_state(&planned.keep)?;
             let lossy = u64::from(planned.drops_completed);
             stage.count(Count::DroppedCompletedCuts, lossy);
@@ -218,6 +229,53 @@ impl Work<'_> {
             deep: Some(deep),
         };
         Ok(found.into_iter().map(guilty).collect())
+    }
+
+    /// Whether it belongs to the part that is looked at here.
+    fn is_ours(&self, state: &PlannedState) -> bool {
+        self.part.holds(&state.sum.0.to_be_bytes())
+    }
+
+    /// Leave a picture of it among the artefacts. Where the machinery failed, nothing is known of
+    /// any state.
+    fn draw(
+        &self,
+        stage: &Stage<'_>,
+        planned: &explore::Plan,
+        found: Option<&Vec<Guilty>>,
+    ) -> Result<()> {
+        let taken = found.map_or(0, |_| self.next.load(Ordering::Relaxed));
+        let guilty: HashMap<_, _> = (found.into_iter().flatten())
+            .map(|guilty| (guilty.state, guilty))
+            .collect();
+        let shown = planned.states.iter().enumerate().map(|(number, state)| {
+            let guilty = guilty.get(&number);
+            let looked_at = number < taken && self.is_ours(state);
+            Shown {
+                sum: format!("{:032x}", state.sum.0),
+                class: state.class.name(),
+                cut: guilty.map_or(state.spans[0].first.0.0, |guilty| guilty.at),
+                outcome: match (guilty, looked_at) {
+                    (Some(_), _) => Outcome::Broken,
+                    (None, true) => Outcome::Kept,
+                    (None, false) => Outcome::Unseen,
+                },
+                guilty: guilty.map(|guilty| (guilty.id.clone(), guilty.oracle.to_string())),
+            }
+        });
+        let drawing = Drawing {
+            recording: self.plan.recording,
+            timeline: self.plan.timeline,
+            from: self.plan.timeline.start().unwrap_or(0),
+            states: &shown.collect::<Vec<_>>(),
+            coverage: Some(&planned.coverage),
+            unseen: match (stage.part().is_all(), found) {
+                (_, None) => "were planned, and the machinery failed before all were looked at",
+                (true, _) => "were planned and not looked at, since the control was caught before",
+                (false, _) => "were planned and belong to other shards",
+            },
+        };
+        chart::write(stage, &drawing)
     }
 
     /// Add how few writes a failure takes.
@@ -364,6 +422,9 @@ fn note_coverage(stage: &mut Stage<'_>, coverage: &Coverage) -> Result<()> {
     let path = stage.dir.join(COVERAGE);
     fs::write(&path, serde_json::to_vec_pretty(coverage)?)
         .with_context(|| format!("write {}", path.display()))?;
+    if !stage.counts_the_whole() {
+        return Ok(());
+    }
     let counts = &mut stage.outcome.counts;
     counts.add_named("situations", coverage.situations);
     for of in &coverage.classes {

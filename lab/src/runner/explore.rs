@@ -16,6 +16,7 @@ use plugpull_vm::{Trouble, lock::Slot};
 
 use super::{
     Stage, blame, capsules,
+    chart::{self, Drawing, Shown},
     cuts::{Chosen, Timeline},
     power_cut::{PAGE_WRITES, PAGES},
     user::{self, Question},
@@ -89,10 +90,11 @@ pub(super) fn run(
     }
     let mut checker = Checker::default();
     let mut budget = plan.states;
-    for round in 0..crate::scenario::STATES_PER_CUT {
+    let mut shown = Vec::new();
+    'rounds: for round in 0..crate::scenario::STATES_PER_CUT {
         for cut in &cuts {
             if budget == 0 || stage.control_is_caught() {
-                return Ok(());
+                break 'rounds;
             }
             budget -= 1;
             let keep = match round {
@@ -111,9 +113,22 @@ pub(super) fn run(
                 blame::the_first(stage, plan, before, &state, &ledger);
             }
             capsules::note(stage, before, &state, &keep, state.cut.0.0)?;
+            shown.push(Shown::of_cut(
+                &state,
+                &keep,
+                stage.outcome.failures.get(before),
+            ));
         }
     }
-    Ok(())
+    let drawing = Drawing {
+        recording: plan.recording,
+        timeline: plan.timeline,
+        from: 0,
+        states: &shown,
+        coverage: None,
+        unseen: "",
+    };
+    chart::write(stage, &drawing)
 }
 
 /// A guest that checks states, replaced when a state was too much for it.

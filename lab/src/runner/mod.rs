@@ -6,6 +6,7 @@
 
 mod blame;
 mod capsules;
+mod chart;
 mod conformance;
 mod cuts;
 mod distribution;
@@ -38,6 +39,7 @@ use crate::{
     doors::Laid,
     oracle::Finding,
     scenario::{Case, Count, Counts, Expect, OracleName, Story},
+    select::Shard,
     session::{Opening, Session},
     testbed::Testbed,
 };
@@ -203,6 +205,17 @@ impl<'a> Stage<'a> {
 
     fn took(&mut self, phase: &str, time: Duration) {
         *self.outcome.seconds.entry(phase.to_owned()).or_default() += time.as_secs_f64();
+    }
+
+    /// Which part of the states of a recording that was given to it is looked at here: a
+    /// recording that was made here is nobody else's.
+    fn part(&self) -> Shard {
+        self.bed.setup().sharing.part_of(&self.case.name)
+    }
+
+    /// Whether what is so for all parts together is counted here: for one of them.
+    fn counts_the_whole(&self) -> bool {
+        self.part().contains(self.case.name.as_str())
     }
 
     /// Take what these oracles said.

@@ -16,6 +16,7 @@ use crate::{
     oracle::Ledger,
     scenario::{Count, CutPoint as CutAt, Cuts, Cuttable, PowerCut},
     session::Session,
+    sharing,
 };
 
 /// From the workload's start until it is worth cutting.
@@ -48,11 +49,18 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut) ->
         },
         Cuttable::PageFsync | Cuttable::Program(_) => Kind::Empty,
     };
-    let disk = stage.base(kind)?;
-    let base = disk.view()?;
-    let recording = match workload {
-        Cuttable::Program(program) => user::record(stage, program, cut, base.clone())?,
-        _ => record(stage, workload, cut, base.clone())?,
+    let given = stage.bed.setup().sharing.recordings.get(&stage.case.name);
+    let (name, base, recording) = match given {
+        Some(given) => sharing::open(given)?,
+        None => {
+            let disk = stage.base(kind)?;
+            let base = disk.view()?;
+            let recording = match workload {
+                Cuttable::Program(program) => user::record(stage, program, cut, base.clone())?,
+                _ => record(stage, workload, cut, base.clone())?,
+            };
+            (disk.name(), base, recording)
+        }
     };
     let timeline = Timeline::of(&recording);
     // Said before anything is explored: a run without a ledger proves nothing.
@@ -60,12 +68,19 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut) ->
     if let Cuttable::Program(program) = workload {
         user::has_spoken(program, &timeline)?;
     }
-    count_timeline(stage, &timeline);
+    if stage.counts_the_whole() {
+        count_timeline(stage, &timeline);
+    }
     ensure!(
         matches!(recording.end(), End::Complete),
         "the recording is truncated and proves nothing: {:?}",
         recording.end()
     );
+    let setup = stage.bed.setup();
+    if setup.sharing.record_only {
+        let of = (&stage.case.name, setup.seed, setup.profile);
+        return sharing::keep(of, (&name, &base, &recording), stage.dir);
+    }
     let plan = explore::Plan {
         base: &base,
         recording: &recording,
@@ -81,7 +96,7 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut) ->
         Cuts::At(_) => explore::run(stage, workload, &plan, &[timeline.end()]),
     };
     // Also of what was found before something went wrong.
-    capsules::keep(stage, &disk, &plan);
+    capsules::keep(stage, &name, &plan);
     told
 }
 

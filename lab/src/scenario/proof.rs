@@ -69,6 +69,19 @@ named! {
 }
 
 impl Count {
+    /// Whether it is about what a workload did, and not about the states looked at after it.
+    pub fn is_of_the_recording(self) -> bool {
+        matches!(
+            self,
+            Self::Acks
+                | Self::Served
+                | Self::Writes
+                | Self::Activity
+                | Self::Checkpoints
+                | Self::WalRecycled
+        )
+    }
+
     /// What it counts, as a report says it.
     pub fn label(self) -> &'static str {
         match self {
@@ -134,6 +147,11 @@ impl Counts {
                 .saturating_add(self.get(Count::Acks)),
             stored => self.0.get(stored.name()).copied().unwrap_or(0),
         }
+    }
+
+    /// How many of something that no threshold asks for.
+    pub fn named(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or(0)
     }
 
     /// Every count, by name.

@@ -12,6 +12,7 @@ mod input;
 mod processes;
 mod recording;
 mod runs;
+mod shards;
 mod shell;
 mod strangers;
 
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
                 guests::TESTS,
                 recording::TESTS,
                 runs::TESTS,
+                shards::TESTS,
                 shell::TESTS,
                 input::TESTS,
                 strangers::TESTS,
