@@ -3,6 +3,7 @@
 pub mod artifacts;
 pub mod base;
 pub mod bench;
+pub mod browser;
 pub mod capsule;
 pub mod doors;
 pub mod merge;

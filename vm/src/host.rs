@@ -136,6 +136,9 @@ pub const TO_TEST: [Need; 6] = [
     },
 ];
 
+/// What looking at a report takes, where no other browser is there.
+pub const TO_LOOK: [Need; 1] = [need("chromium-headless-shell", "chromium-headless-shell")];
+
 /// A C++ compiler.
 pub(crate) const TO_COMPILE_CPP: [Need; 1] = [Need {
     what: "g++",

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use plugpull_lab::{
     prepare::{self, Laps, Order},
     progress::{self, Event, Progress},
-    report::{self, ImageUsed, Look, Report, SCHEMA, Verdict},
+    report::{self, ImageUsed, Look, Report, SCHEMA, Verdict, html},
     rundir::{self, RunDir},
     scenario::{Case, Profile},
     select::{Filter, Selection, Shard},
@@ -82,10 +82,24 @@ pub(crate) fn test_vm(args: &TestVm) -> Result<Exit> {
     let report = run.report(&chosen, laps, sharing.shard, start)?;
     let table = report::table(&report, Look::of(&std::io::stdout()));
     say(&format!("{table}{}", written::places(run.dir.path())))?;
+    let looked = match profile {
+        Profile::Smoke => Ok(()),
+        Profile::Full | Profile::Nightly => written::look(run.dir.path(), &*progress),
+    };
     if args.record_only {
         say(&share::how_to_explore(run.dir.path(), profile))?;
     }
-    Ok(Exit::of_run(report.verdict, outcome))
+    match (Exit::of_run(report.verdict, outcome), looked) {
+        (Exit::Pass, Err(error)) => Err(error),
+        (exit, looked) => {
+            // What the run itself came to is said first.
+            if let Err(error) = looked {
+                let text = format!("{error:#}");
+                progress.tell(&Event::Warning { text });
+            }
+            Ok(exit)
+        }
+    }
 }
 
 /// Lint, then everything in one nextest run, whose summary is the last thing
@@ -114,7 +128,7 @@ pub(crate) fn test(args: &options::Test) -> Result<Exit> {
         wish: wish(args.accel),
     };
     let laps = run.prepare(&home, &order, &*progress)?;
-    let place = run.dir.path().join(report::JSON);
+    let place = run.dir.path().join(html::FILE);
     progress.tell(&Event::Notice {
         text: format!("the report will be {}", place.display()),
     });

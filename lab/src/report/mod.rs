@@ -6,6 +6,7 @@
 
 pub mod canonical;
 pub mod exploration;
+pub mod html;
 mod judge;
 mod junit;
 mod merge;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use plugpull_lab::report::{JSON, Report, Verdict};
+use plugpull_lab::report::{JSON, Report, Verdict, html};
 use plugpull_vm::{cache::Home, process::Cmd};
 
 use crate::{Test, runs::xtask};
@@ -77,6 +77,11 @@ fn four_shards_are_one_run() -> Result<()> {
         }
     }
     ensure!(seen == all, "the shards looked at {} states", seen.len());
+    let page = fs::read_to_string(merged.join(html::FILE))?;
+    ensure!(
+        page.contains("1/4, 2/4, 3/4, 4/4"),
+        "the page names no shards"
+    );
 
     let missed = bench.merge("missed", &shards[..3], 69)?.context("a run")?;
     ensure!(report(&missed)?.missing == ["4/4".parse()?]);
