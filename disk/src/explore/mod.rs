@@ -155,7 +155,7 @@ pub fn plan(recording: &Recording, base: &View, budget: Budget) -> Result<Plan> 
             }
             let before = planned.states.len();
             let seed = budget.seed.derive(of.class as u64 + (round << 32));
-            let mut draw = Draw::new(of.candidates, room, seed);
+            let mut draw = Draw::new(of.candidates, room, seed, round == 0);
             let mut first = 0;
             Walker::walk(recording, &index, |walker| {
                 if walker.last < budget.from {
@@ -174,6 +174,9 @@ pub fn plan(recording: &Recording, base: &View, budget: Budget) -> Result<Plan> 
             of.examined = (of.examined + draw.examined).min(of.candidates);
             of.planned += (planned.states.len() - before) as u64;
         }
+        if planned.states.len() >= budget.states {
+            break;
+        }
     }
     Ok(Plan {
         states: planned.states,
@@ -184,8 +187,9 @@ pub fn plan(recording: &Recording, base: &View, budget: Budget) -> Result<Plan> 
     })
 }
 
-/// A second round gives what is left of the budget to the classes that were cut short.
-const ROUNDS: u64 = 2;
+/// Rounds after the first give what is left of the budget to the classes that were cut short: at
+/// most so many, because draws may go on hitting contents that are planned already.
+const ROUNDS: u64 = 8;
 
 /// How many states a class may add where there is room for so many.
 fn room(class: Class, candidates: u64, left: usize) -> u64 {
@@ -264,11 +268,13 @@ struct Draw {
     next: u64,
     tries: u64,
     examined: u64,
+    /// Whether the last of all is drawn, come what may: that is where the plug was pulled.
+    takes_last: bool,
     rng: fastrand::Rng,
 }
 
 impl Draw {
-    fn new(candidates: u64, room: u64, seed: Seed) -> Draw {
+    fn new(candidates: u64, room: u64, seed: Seed, takes_last: bool) -> Draw {
         let mut draw = Draw {
             candidates,
             room,
@@ -276,6 +282,7 @@ impl Draw {
             next: 0,
             tries: 0,
             examined: 0,
+            takes_last,
             rng: seed.rng(),
         };
         draw.enter(0);
@@ -291,8 +298,7 @@ impl Draw {
         self.tries = 0;
         if !self.takes_all() && stretch < self.room {
             let (start, end) = (self.start(stretch), self.start(stretch + 1));
-            // The last of all is always drawn: that is where the plug was pulled.
-            self.next = match stretch + 1 == self.room {
+            self.next = match self.takes_last && stretch + 1 == self.room {
                 true => end - 1,
                 false => self.rng.u64(start..end),
             };

@@ -487,3 +487,31 @@ fn a_small_budget_reaches_the_end_and_says_what_it_left_out() {
     let large = plan(&recording, &store.base, budget(100_000)).expect("a plan");
     assert_eq!(large.coverage.skipped_mandatory(), 0);
 }
+
+#[test]
+fn a_budget_is_used_up_where_there_is_enough_to_look_at() {
+    let store = Store::new();
+    // The same few blocks again and again: most of what is drawn was seen before.
+    let events: Vec<Event> = (0..600)
+        .flat_map(|id| {
+            let kind = if id % 7 == 6 {
+                Kind::Flush
+            } else {
+                Kind::Write(id % 2, 1)
+            };
+            [Event::Submit(kind), Event::Answer(id as usize, 0)]
+        })
+        .collect();
+    let recording = store.recording(&events);
+    for seed in 0..8 {
+        for states in [30, 60, 120, 250] {
+            let budget = Budget {
+                states,
+                seed: Seed(seed),
+                ..EVERYTHING
+            };
+            let planned = plan(&recording, &store.base, budget).expect("a plan");
+            assert_eq!(planned.states.len(), states, "seed {seed}");
+        }
+    }
+}

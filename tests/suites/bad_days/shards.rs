@@ -55,7 +55,6 @@ fn four_shards_are_one_run() -> Result<()> {
     ensure!(one.scenarios.len() == 1 && many.scenarios.len() == 1);
     let (one, many) = (&one.scenarios[0], &many.scenarios[0]);
     ensure!(one.verdict == Verdict::Pass && many.verdict == Verdict::Pass);
-    ensure!(one.crash_states == 40, "{} states", one.crash_states);
     ensure!(
         one.counts == many.counts && one.proofs == many.proofs,
         "{:?} in one run, {:?} in four",
@@ -65,7 +64,12 @@ fn four_shards_are_one_run() -> Result<()> {
 
     // The artefacts of each shard say which states it looked at: together all, none twice.
     let all = looked_at(&whole)?;
-    ensure!(all.len() == 40);
+    ensure!(
+        !all.is_empty() && all.len() as u64 == one.crash_states,
+        "{} states listed, {} counted",
+        all.len(),
+        one.crash_states
+    );
     ensure!(looked_at(&merged)? == all, "the merged states are others");
     let mut seen = BTreeMap::new();
     for shard in &shards {
