@@ -460,20 +460,22 @@ proptest! {
     }
 }
 
+/// So many requests to the same two units, each answered at once; each `every`th is a flush.
+fn rewriting(requests: u64, every: u64) -> Vec<Event> {
+    let events = (0..requests).flat_map(|id| {
+        let kind = match id % every == every - 1 {
+            true => Kind::Flush,
+            false => Kind::Write(id % 2, 1),
+        };
+        [Event::Submit(kind), Event::Answer(id as usize, 0)]
+    });
+    events.collect()
+}
+
 #[test]
 fn a_small_budget_reaches_the_end_and_says_what_it_left_out() {
     let store = Store::new();
-    let events: Vec<Event> = (0..2_000)
-        .flat_map(|id| {
-            let kind = if id % 5 == 4 {
-                Kind::Flush
-            } else {
-                Kind::Write(id % 2, 1)
-            };
-            [Event::Submit(kind), Event::Answer(id as usize, 0)]
-        })
-        .collect();
-    let recording = store.recording(&events);
+    let recording = store.recording(&rewriting(2_000, 5));
     let budget = |states| Budget {
         states,
         ..EVERYTHING
@@ -492,17 +494,7 @@ fn a_small_budget_reaches_the_end_and_says_what_it_left_out() {
 fn a_budget_is_used_up_where_there_is_enough_to_look_at() {
     let store = Store::new();
     // The same few blocks again and again: most of what is drawn was seen before.
-    let events: Vec<Event> = (0..600)
-        .flat_map(|id| {
-            let kind = if id % 7 == 6 {
-                Kind::Flush
-            } else {
-                Kind::Write(id % 2, 1)
-            };
-            [Event::Submit(kind), Event::Answer(id as usize, 0)]
-        })
-        .collect();
-    let recording = store.recording(&events);
+    let recording = store.recording(&rewriting(600, 7));
     for seed in 0..8 {
         for states in [30, 60, 120, 250] {
             let budget = Budget {
