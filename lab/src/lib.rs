@@ -16,6 +16,7 @@ pub mod programs;
 pub mod progress;
 pub mod report;
 pub mod repro;
+pub mod room;
 pub mod rundir;
 pub mod runner;
 pub mod scenario;

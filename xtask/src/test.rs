@@ -10,6 +10,7 @@ use plugpull_lab::{
     prepare::{self, Laps, Order},
     progress::{self, Event, Progress},
     report::{self, ImageUsed, Look, Report, SCHEMA, Verdict, html},
+    room,
     rundir::{self, RunDir},
     scenario::{Case, Profile},
     select::{Filter, Selection, Shard},
@@ -55,6 +56,7 @@ pub(crate) fn test_vm(args: &TestVm) -> Result<Exit> {
         return share::nothing(&home, sharing.shard, seed(args.seed), profile, &*progress);
     }
     let start = Instant::now();
+    room::warn(&[&home.state, &home.cache], room::OF_A_RUN, &*progress);
     let run = Run::begin(&home, &*progress)?;
     if args.keep || args.record_only {
         run.dir.keep().context("mark the run as kept")?;
@@ -107,6 +109,12 @@ pub(crate) fn test_vm(args: &TestVm) -> Result<Exit> {
 pub(crate) fn test(args: &options::Test) -> Result<Exit> {
     let home = Home::find()?;
     let progress = progress::on_stderr();
+    let scratch = std::env::temp_dir();
+    room::warn(
+        &[&home.state, &scratch],
+        room::OF_THE_WHOLE_SUITE,
+        &*progress,
+    );
     ci::lint(&home)?;
     prepare::ensure_host(&host::TO_TEST, &*progress)?;
     let start = Instant::now();

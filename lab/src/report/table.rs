@@ -192,7 +192,13 @@ fn push_summary(out: &mut String, report: &Report, look: Look) {
         true => "no scenario was run".to_owned(),
         false => counts.join(", "),
     };
-    let verdict = look.paint(report.verdict, &report.verdict.to_string());
+    let parts = !report.scenarios.is_empty() && report.scenarios.iter().all(|s| s.part.is_some());
+    let word = match report.verdict {
+        // What is judged when it is merged is not said to have passed.
+        Verdict::Pass if parts => report.scenarios[0].word().to_owned(),
+        verdict => verdict.to_string(),
+    };
+    let verdict = look.paint(report.verdict, &word);
     let _ = writeln!(out, "\n{verdict}: {counts} in {}", clock(report.seconds));
     let how = format!(
         "profile {}, seed {}, shard {}, {}, QEMU {}",
@@ -255,8 +261,9 @@ fn clean(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::{
-        report::{Failure, tests},
+        report::{Failure, Part, tests},
         scenario::Door,
+        select::Shard,
     };
 
     fn full() -> Report {
@@ -293,6 +300,24 @@ mod tests {
         }
         assert!(!text.contains('\u{1b}'));
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_part_is_not_said_to_have_passed() {
+        let mut part = tests::passed("page-power-cut::debian13::ext4::native");
+        part.part = Some(Part::States(Shard::ALL));
+        let whole = tests::passed("writers-250::debian13::ext4::native");
+        let said = |of: &[&ScenarioResult]| {
+            let report = tests::report(of.iter().map(|&of| of.clone()).collect());
+            let text = table(&report, Look::Plain);
+            text.lines()
+                .find(|line| line.contains(" in "))
+                .map(str::to_owned)
+        };
+        let only = said(&[&part]).expect("a summary");
+        assert!(only.starts_with("part: 1 part in "), "{only}");
+        let both = said(&[&part, &whole]).expect("a summary");
+        assert!(both.starts_with("pass: 1 pass, 1 part in "), "{both}");
     }
 
     #[test]
