@@ -35,6 +35,7 @@ pub const KNOWN: &[KnownDifference] = &[
     DIRECTORY_AT_ITS_END,
     SAME_SIZE_TIMES,
     MAPPED_WRITE_TIMES,
+    UNWRITTEN_END,
 ];
 
 const RANGE_MODES: KnownDifference = KnownDifference {
@@ -122,6 +123,13 @@ const MAPPED_WRITE_TIMES: KnownDifference = KnownDifference {
              attributes stay as they are cached, for as long as the cache policy says",
 };
 
+const UNWRITTEN_END: KnownDifference = KnownDifference {
+    name: "blocks-behind-an-end-that-was-not-written-back",
+    reason: "truncate(2) below what the writeback cache has not written yet makes the file \
+             below longer, not shorter (fuse_do_setattr in fs/fuse/dir.c writes nothing back), and \
+             leaves it the blocks that FALLOC_FL_KEEP_SIZE put behind its end",
+};
+
 /// What may be taken out of the comparison of a sequence.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Tolerance {
@@ -140,6 +148,10 @@ pub(crate) struct Tolerance {
     writes_pages: bool,
     /// It truncates by name, and the client keeps times of its own.
     truncates: bool,
+    /// It allocates blocks behind a file's end.
+    allocates_behind: bool,
+    /// It truncates after such an allocation and a write that the client may still hold.
+    ends_before_what_is_held: bool,
 }
 
 impl Tolerance {
@@ -157,6 +169,11 @@ impl Tolerance {
                 && matches!(op, Op::Write { .. } | Op::WriteVector { .. });
             tolerance.maps_below |=
                 client == Some(Client::Passthrough) && matches!(op, Op::MapWrite { .. });
+            tolerance.allocates_behind |= matches!(op, Op::Allocate { mode, .. }
+                if mode & FallocateFlags::KEEP_SIZE.bits() != 0);
+            tolerance.ends_before_what_is_held |= tolerance.allocates_behind
+                && tolerance.writes_pages
+                && matches!(op, Op::Truncate { .. });
             tolerance.maps |= matches!(op, Op::Map { .. });
             tolerance.turns_direct |=
                 matches!(op, Op::SetFlags { flags, .. } if flags.contains(OFlags::DIRECT));
@@ -220,8 +237,11 @@ impl Tolerance {
         plain: &Entry,
     ) -> (Entry, Vec<&'static KnownDifference>) {
         let mut entry = mount.clone();
-        let known = self.stat(entry.stat_mut(), plain.stat());
+        let mut known = self.stat(entry.stat_mut(), plain.stat());
         entry.settle_blocks(plain);
+        if self.ends_before_what_is_held && entry.settle_more_blocks(plain) {
+            known.push(&UNWRITTEN_END);
+        }
         (entry, known)
     }
 
@@ -351,6 +371,41 @@ mod tests {
         assert!(known(std::slice::from_ref(&allocate), &seek(Whence::Data)));
         assert!(!known(&[], &seek(Whence::Data)));
         assert!(!known(&[allocate], &seek(Whence::End)));
+    }
+
+    #[test]
+    fn blocks_stay_behind_an_end_that_only_the_client_knew() {
+        let write = Op::Write {
+            slot: 0,
+            at: None,
+            length: 1,
+            fill: 1,
+        };
+        let allocate = |mode| Op::Allocate {
+            slot: 0,
+            mode,
+            offset: 1 << 20,
+            length: 1,
+        };
+        let truncate = Op::Truncate {
+            target: Target::Slot(0),
+            length: 1,
+        };
+        let known = |client, calls: &[&Op]| {
+            Tolerance::of(Some(client), calls.iter().copied()).ends_before_what_is_held
+        };
+        let behind = allocate(FallocateFlags::KEEP_SIZE.bits());
+        let held = [&write, &behind, &truncate];
+        assert!(known(Client::Writeback, &held));
+        assert!(known(Client::Writeback, &[&behind, &write, &truncate]));
+        assert!(!known(Client::Requests, &held));
+        for others in [
+            [&write, &allocate(0), &truncate],
+            [&write, &truncate, &behind],
+            [&behind, &truncate, &write],
+        ] {
+            assert!(!known(Client::Writeback, &others));
+        }
     }
 
     #[test]

@@ -236,6 +236,15 @@ impl Entry {
             self.blocks = plain.blocks;
         }
     }
+
+    /// Takes the blocks for equal to those of `plain` if there are more; whether there were.
+    pub(crate) fn settle_more_blocks(&mut self, plain: &Entry) -> bool {
+        let more = self.blocks.count > plain.blocks.count;
+        if more {
+            self.blocks = plain.blocks;
+        }
+        more
+    }
 }
 
 #[cfg(test)]
