@@ -36,6 +36,7 @@ pub mod interop;
 pub mod log;
 pub mod model;
 pub mod nbd;
+mod reads;
 mod survivors;
 mod table;
 #[cfg(test)]
@@ -45,10 +46,11 @@ mod view;
 
 pub use crash::{CrashState, Cutter, Keep, PowerCut, crash_state};
 pub use cuts::{CutCandidate, CutReason, choose_cuts};
-pub use device::{Counts, CutTrigger, Disk, DiskConfig, DiskError, Reads};
+pub use device::{Counts, CutTrigger, Disk, DiskConfig, DiskError};
 pub use log::{Complete, End, Entry, Mark, Operation, Recording, Submit};
 pub use model::CutState;
 pub use nbd::Server;
+pub use reads::Reads;
 pub use survivors::{Part, Piece, Survivors};
 pub use units::{
     AtomicUnit, ByteCount, CutPoint, Epoch, Honesty, RequestId, SECTOR_BYTES, Sector, Seed, Seq,

@@ -164,7 +164,8 @@ impl Table {
         (first, length.min(limit))
     }
 
-    fn place(&self, at: Sector) -> Place {
+    /// Where the content of a sector lies.
+    pub(crate) fn place(&self, at: Sector) -> Place {
         match self.chunk(at.0 / CHUNK_SECTORS) {
             Some(chunk) => chunk.slots[(at.0 % CHUNK_SECTORS) as usize].unpack(),
             None => Place::Base,

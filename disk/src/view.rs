@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 
+use crate::reads::Reads;
 use crate::table::{CHUNK_BYTES, CHUNK_SECTORS, Chunk, ChunkDigest, Place, SourceId, Table};
 use crate::units::{ByteCount, SECTOR_BYTES, Sector};
 
@@ -33,6 +35,17 @@ pub struct View {
 enum Base {
     Zeros,
     Image(Arc<File>),
+}
+
+impl Base {
+    /// Whether they are surely the same.
+    fn is(&self, other: &Base) -> bool {
+        match (self, other) {
+            (Base::Zeros, Base::Zeros) => true,
+            (Base::Image(ours), Base::Image(theirs)) => Arc::ptr_eq(ours, theirs),
+            _ => false,
+        }
+    }
 }
 
 /// A digest of a view's content relative to its base.
@@ -163,6 +176,84 @@ impl View {
             }
         }
         Ok(ContentDigest(whole.finalize().into()))
+    }
+
+    /// Whether both hold the same bytes wherever `reads` has some: who reads nothing else cannot
+    /// tell them apart.
+    ///
+    /// What both point at in the same place of the same file is not read, so that two crash states
+    /// of one recording cost what they differ by.
+    ///
+    /// # Errors
+    /// They are of different sizes, a stretch is not on the disks, or a file below cannot be read.
+    pub fn agrees_with(&self, other: &View, reads: &Reads) -> Result<bool> {
+        ensure!(
+            self.size == other.size,
+            "a disk of {} bytes is compared with one of {}",
+            self.size,
+            other.size
+        );
+        for read in reads.ranges() {
+            ensure!(
+                read.end <= self.size.0,
+                "bytes {} to {} are not on a disk of {}",
+                read.start,
+                read.end,
+                self.size
+            );
+            for index in read.start / CHUNK_BYTES..read.end.div_ceil(CHUNK_BYTES) {
+                let start = read.start.max(index * CHUNK_BYTES);
+                let end = read.end.min((index + 1) * CHUNK_BYTES);
+                if !self.agrees_within(other, index, start..end)? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// As [`View::agrees_with`], of bytes in one chunk.
+    fn agrees_within(&self, other: &View, index: u64, bytes: Range<u64>) -> Result<bool> {
+        match (self.table.chunk(index), other.table.chunk(index)) {
+            (None, None) if self.base.is(&other.base) => return Ok(true),
+            // Whoever shares a chunk shares what is below it.
+            (Some(ours), Some(theirs)) if Arc::ptr_eq(ours, theirs) => return Ok(true),
+            _ => {}
+        }
+        let sectors = bytes.start / SECTOR_BYTES..bytes.end.div_ceil(SECTOR_BYTES);
+        let sector_bytes = SECTOR_BYTES as usize;
+        let (mut ours, mut theirs) = (vec![0; sector_bytes], vec![0; sector_bytes]);
+        for sector in sectors.filter(|sector| !self.same_place(other, Sector(*sector))) {
+            let start = (sector * SECTOR_BYTES).max(bytes.start);
+            let length = ((sector + 1) * SECTOR_BYTES).min(bytes.end) - start;
+            let (ours, theirs) = (&mut ours[..length as usize], &mut theirs[..length as usize]);
+            self.read_at(start, ours)?;
+            other.read_at(start, theirs)?;
+            if ours != theirs {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn same_place(&self, other: &View, sector: Sector) -> bool {
+        let (ours, theirs) = (self.table.place(sector), other.table.place(sector));
+        match (ours, theirs) {
+            (Place::Base, Place::Base) => self.base.is(&other.base),
+            (Place::Zero, Place::Zero) => true,
+            (
+                Place::Data { source, offset },
+                Place::Data {
+                    source: theirs,
+                    offset: at,
+                },
+            ) => {
+                let file = &self.sources[usize::from(source.0)];
+                let theirs = &other.sources[usize::from(theirs.0)];
+                offset == at && Arc::ptr_eq(file, theirs)
+            }
+            _ => false,
+        }
     }
 
     fn chunk_digest(&self, index: u64, chunk: &Chunk) -> Result<ChunkDigest> {

@@ -5,7 +5,7 @@ mod common;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use common::{Rig, content, noise};
-use plugpull_disk::{ByteCount, Disk, DiskConfig, Honesty, View};
+use plugpull_disk::{ByteCount, Disk, DiskConfig, Honesty, Reads, View};
 
 #[test]
 fn equal_content_has_an_equal_digest_however_it_came_about() {
@@ -102,4 +102,61 @@ fn what_cannot_be_a_disk_is_refused() {
     assert!(view.read_at(u64::MAX, &mut [0; 2]).is_err());
     view.read_at(1000, &mut [0; 24])
         .expect("any bytes, not only sectors");
+}
+
+/// Views of a small disk after each of many writes, and again of another disk that was told the
+/// same: nothing of theirs is shared but the bytes.
+fn histories() -> (Vec<Rig>, Vec<View>) {
+    let size = ByteCount(4 * 65536);
+    let (mut rigs, mut views) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let rig = Rig::new(size, Honesty::Volatile);
+        let mut client = rig.connect();
+        let mut random = fastrand::Rng::with_seed(11);
+        views.push(rig.base.clone());
+        for _ in 0..40 {
+            let sectors = random.u64(1..200);
+            let at = random.u64(0..=(size.0 / 512 - sectors)) * 512;
+            // Few values, so that much is overwritten with what was there.
+            client.write(at, &vec![random.u8(0..2); sectors as usize * 512]);
+            views.push(rig.disk.view());
+        }
+        rigs.push(rig);
+    }
+    (rigs, views)
+}
+
+#[test]
+fn views_agree_on_exactly_the_reads_in_which_they_hold_the_same() {
+    let (_rigs, views) = histories();
+    let contents: Vec<_> = views.iter().map(content).collect();
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut agreed = [0; 2];
+    for _ in 0..20_000 {
+        let (one, other) = (random.usize(0..views.len()), random.usize(0..views.len()));
+        let mut reads = Reads::default();
+        for _ in 0..random.u32(0..4) {
+            // Reads of a block device are whole sectors; a reader may be of another mind.
+            let first = random.u64(0..4 * 65536);
+            reads.add(first..(first + random.u64(0..3000)).min(4 * 65536));
+        }
+        let same = |range: std::ops::Range<u64>| {
+            let range = range.start as usize..range.end as usize;
+            contents[one][range.clone()] == contents[other][range]
+        };
+        let expected = reads.ranges().all(same);
+        let found = views[one].agrees_with(&views[other], &reads);
+        assert_eq!(found.expect("views"), expected, "{one} {other} {reads:?}");
+        agreed[usize::from(expected)] += 1;
+    }
+    assert!(agreed.iter().all(|times| *times > 1000), "{agreed:?}");
+}
+
+#[test]
+fn views_that_cannot_be_compared_are_refused() {
+    let size = |bytes| View::zeros(ByteCount(bytes)).expect("a size");
+    let mut reads = Reads::default();
+    assert!(size(512).agrees_with(&size(1024), &reads).is_err());
+    reads.add(0..513);
+    assert!(size(512).agrees_with(&size(512), &reads).is_err());
 }

@@ -10,7 +10,6 @@
 
 mod config;
 mod counts;
-mod reads;
 mod state;
 
 use std::path::Path;
@@ -21,12 +20,12 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::device::state::{Log, State};
 use crate::log::{Frame, Kind, Operation, Recording};
+use crate::reads::Reads;
 use crate::units::{ByteCount, CutPoint, RequestId, Seq};
 use crate::view::View;
 
 pub use config::{CutTrigger, DiskConfig, DiskError};
 pub use counts::Counts;
-pub use reads::Reads;
 
 /// How long [`Disk::swap`] waits for requests under way.
 const SWAP_DEADLINE: Duration = Duration::from_secs(10);

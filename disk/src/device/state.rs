@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::device::{Counts, CutTrigger, DiskConfig, DiskError, Reads};
+use crate::device::{Counts, CutTrigger, DiskConfig, DiskError};
 use crate::log::{Frame, Kind, LogHeader, LogWriter, Operation};
+use crate::reads::Reads;
 use crate::table::SourceId;
 use crate::units::{CutPoint, SECTOR_BYTES, Sector, Seq};
 use crate::view::View;
