@@ -36,6 +36,8 @@ pub const KNOWN: &[KnownDifference] = &[
     SAME_SIZE_TIMES,
     MAPPED_WRITE_TIMES,
     UNWRITTEN_END,
+    DIRECT_COPIES,
+    ALLOCATION_TIMES,
 ];
 
 const RANGE_MODES: KnownDifference = KnownDifference {
@@ -130,6 +132,22 @@ const UNWRITTEN_END: KnownDifference = KnownDifference {
              leaves it the blocks that FALLOC_FL_KEEP_SIZE put behind its end",
 };
 
+const DIRECT_COPIES: KnownDifference = KnownDifference {
+    name: "copies-of-direct-descriptors",
+    reason: "FUSE_COPY_FILE_RANGE does not say how the two files are open (struct \
+             fuse_copy_file_range_in), so the server copies through its cache what natively \
+             is a direct write, and EINVAL where that is not aligned; sequences copy no range \
+             of a descriptor with O_DIRECT",
+};
+
+const ALLOCATION_TIMES: KnownDifference = KnownDifference {
+    name: "times-of-fallocate-under-writeback",
+    reason: "with the writeback cache the FUSE client keeps times of its own and sets them at \
+             each fallocate(2) (file_modified in fuse_file_fallocate, fs/fuse/file.c), where \
+             Btrfs sets none if it has nothing to do (a hole behind the end: \
+             btrfs_punch_hole in fs/btrfs/file.c)",
+};
+
 /// What may be taken out of the comparison of a sequence.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Tolerance {
@@ -148,6 +166,8 @@ pub(crate) struct Tolerance {
     writes_pages: bool,
     /// It truncates by name, and the client keeps times of its own.
     truncates: bool,
+    /// It allocates, and the client keeps times of its own.
+    sets_times_of_allocation: bool,
     /// It allocates blocks behind a file's end.
     allocates_behind: bool,
     /// It truncates after such an allocation and a write that the client may still hold.
@@ -165,6 +185,8 @@ impl Tolerance {
                 && opens_direct
                 && matches!(op, Op::SetFlags { flags, .. } if !flags.contains(OFlags::DIRECT));
             tolerance.allocates |= matches!(op, Op::Allocate { .. });
+            tolerance.sets_times_of_allocation |=
+                client == Some(Client::Writeback) && matches!(op, Op::Allocate { .. });
             tolerance.writes_pages |= client == Some(Client::Writeback)
                 && matches!(op, Op::Write { .. } | Op::WriteVector { .. });
             tolerance.maps_below |=
@@ -262,6 +284,13 @@ impl Tolerance {
         {
             mount.modification = When::Now;
             known.push(&SAME_SIZE_TIMES);
+        }
+        if self.sets_times_of_allocation
+            && mount.modification != plain.modification
+            && mount.modification == When::Now
+        {
+            mount.modification = plain.modification;
+            known.push(&ALLOCATION_TIMES);
         }
         if self.maps_below {
             for (mount, plain) in [
@@ -371,6 +400,23 @@ mod tests {
         assert!(known(std::slice::from_ref(&allocate), &seek(Whence::Data)));
         assert!(!known(&[], &seek(Whence::Data)));
         assert!(!known(&[allocate], &seek(Whence::End)));
+    }
+
+    #[test]
+    fn a_client_that_keeps_times_sets_them_when_it_allocates() {
+        let allocate = Op::Allocate {
+            slot: 0,
+            mode: 0,
+            offset: 0,
+            length: 1,
+        };
+        let tolerance = |client| Tolerance::of(Some(client), std::iter::once(&allocate));
+        assert!(tolerance(Client::Writeback).sets_times_of_allocation);
+        for client in [Client::Requests, Client::Direct, Client::Passthrough] {
+            assert!(!tolerance(client).sets_times_of_allocation);
+        }
+        let nothing = Tolerance::of(Some(Client::Writeback), std::iter::empty());
+        assert!(!nothing.sets_times_of_allocation);
     }
 
     #[test]

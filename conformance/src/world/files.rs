@@ -94,6 +94,12 @@ impl World {
                 length,
             } => {
                 let (from, to) = (self.slot(from)?, self.slot(to)?);
+                for file in [from, to] {
+                    // See `known::DIRECT_COPIES`.
+                    if fcntl_getfl(file)?.contains(OFlags::DIRECT) {
+                        return Err(Errno::INVAL);
+                    }
+                }
                 let (from_at, to_at) = (Some(&mut from_at), Some(&mut to_at));
                 number(copy_file_range(from, from_at, to, to_at, length)?)
             }
