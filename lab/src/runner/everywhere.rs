@@ -21,7 +21,7 @@ use super::{
     Failure, Outcome as Came, Stage, blame, capsules,
     chart::{self, Drawing, Shown},
     cuts::Timeline,
-    explore::{Checker, Plan, judge},
+    explore::{By, Checker, Plan, judge},
     nested::{Deep, Dive, Recovery, Share},
     smallest::{self, Found},
     user::Question,
@@ -372,9 +372,27 @@ pub(super) fn judge_all<'a>(
         let in_checkpoint = timeline.is_in_checkpoint(cut);
         stage.count(Count::CheckpointCuts, u64::from(in_checkpoint));
         let question = Question::of(workload, timeline, cut);
-        let seen = checker.see(stage, workload, state, &question)?;
+        let (seen, by) = checker.see_or_infer(stage, workload, state, &question)?;
         let before = stage.outcome.failures.len();
         judge(stage, workload, state, &seen, &ledger)?;
+        if by == By::Likeness {
+            let found = stage.outcome.failures.len() > before;
+            stage
+                .outcome
+                .counts
+                .add_named("pruned_looks", u64::from(!found));
+            if found {
+                // What is told was seen.
+                stage.outcome.failures.truncate(before);
+                let seen = checker.see(stage, workload, state, &question)?;
+                judge(stage, workload, state, &seen, &ledger)?;
+                let agrees = stage.outcome.failures.len() > before;
+                stage
+                    .outcome
+                    .counts
+                    .add_named("pruned_wrongly", u64::from(!agrees));
+            }
+        }
         if let Some(failure) = stage.outcome.failures.get(before) {
             return Ok(Some((cut, failure.oracle)));
         }

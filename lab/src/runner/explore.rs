@@ -10,12 +10,14 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use plugpull_disk::{ContentDigest, CrashState, Keep, PowerCut, Recording, Seed, View};
+use plugpull_disk::{ContentDigest, CrashState, Keep, PowerCut, Reads, Recording, Seed, View};
 use plugpull_protocol::{Exited, Observation, WorkloadRequest};
 use plugpull_vm::{Trouble, lock::Slot};
 
 use super::{
-    Stage, blame, capsules,
+    Stage,
+    alike::Alike,
+    blame, capsules,
     chart::{self, Drawing, Shown},
     cuts::{Chosen, Timeline},
     power_cut::{PAGE_WRITES, PAGES},
@@ -49,6 +51,15 @@ pub(super) enum Seen {
     Unusable(String),
 }
 
+/// How it is known what is seen of a state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// It was looked at, or one that holds the same.
+    Looking,
+    /// One was looked at that differs where nobody looked.
+    Likeness,
+}
+
 /// What was seen of a state that could be used.
 #[derive(Debug, Clone)]
 pub(super) struct Observed {
@@ -61,6 +72,7 @@ pub(super) struct Observed {
 #[derive(Default)]
 pub(super) struct Helped {
     fscked: Arc<Fscked>,
+    alike: Option<Arc<Alike>>,
     records: bool,
 }
 
@@ -68,7 +80,7 @@ pub(super) struct Helped {
 /// bytes gets the same answer. All guests of a case share them.
 #[derive(Debug, Default)]
 pub(super) struct Fscked {
-    seen: Mutex<HashMap<ContentDigest, Exited>>,
+    seen: Mutex<HashMap<ContentDigest, (Exited, Reads)>>,
 }
 
 /// Check the states of every cut, breadth first: what is durable at every cut
@@ -141,6 +153,8 @@ pub(super) struct Checker<'a> {
     session: Option<Session<'a>>,
     /// By content, and by what is asked of it: a check reads the ledger too.
     seen: HashMap<(ContentDigest, [u8; 32]), Seen>,
+    /// Looks at states that may stand for others, if they may.
+    alike: Option<Arc<Alike>>,
     fscked: Arc<Fscked>,
     /// Whether recoveries are recorded, to be cut in their turn.
     records: bool,
@@ -159,14 +173,16 @@ impl<'a> Checker<'a> {
             name: format!("{number}-"),
             slot: Some(slot),
             fscked: Arc::clone(&of.fscked),
+            alike: of.alike.clone(),
             records: of.records,
             ..Checker::default()
         }
     }
 
-    /// One that records recoveries, if they are to be cut.
+    /// One that records recoveries, if they are to be cut: then each state must have its own.
     pub(super) fn of(cut: &PowerCutStory) -> Self {
         Checker {
+            alike: (cut.prune && cut.nested == 0).then(Arc::default),
             records: cut.nested > 0,
             ..Checker::default()
         }
@@ -176,6 +192,7 @@ impl<'a> Checker<'a> {
     pub(super) fn helped(&self) -> Helped {
         Helped {
             fscked: Arc::clone(&self.fscked),
+            alike: self.alike.clone(),
             records: self.records,
         }
     }
@@ -210,6 +227,31 @@ impl<'a> Checker<'a> {
         Ok(recording)
     }
 
+    /// What is seen of this state, by a look at another one if that comes to the same.
+    pub(super) fn see_or_infer(
+        &mut self,
+        stage: &mut Stage<'a>,
+        workload: &Cuttable,
+        state: &CrashState,
+        question: &Question,
+    ) -> Result<(Seen, By)> {
+        if let Some(alike) = self.alike.clone() {
+            let start = Instant::now();
+            let asked = (state.view.digest()?, question.digest());
+            let found = match self.seen.contains_key(&asked) {
+                true => None,
+                false => alike.find(&state.view, &asked.1)?,
+            };
+            stage.spent("check: likeness", start);
+            if let Some(seen) = found {
+                return Ok((seen, By::Likeness));
+            }
+        }
+        let seen = self.see(stage, workload, state, question)?;
+        Ok((seen, By::Looking))
+    }
+
+    /// What is seen of this state, each content looked at once.
     pub(super) fn see(
         &mut self,
         stage: &mut Stage<'a>,
@@ -245,10 +287,17 @@ impl<'a> Checker<'a> {
         let mut session = self.holding(stage, state.view.clone(), log)?;
         let seen = match look(&mut session, stage, workload, question) {
             Ok(observation) => {
-                let fsck = self.fscked.ask(stage, &session)?;
+                let (fsck, mut reads) = self.fscked.ask(stage, &session)?.unzip();
+                let seen = Seen::Observed(Box::new(Observed { observation, fsck }));
+                if let Some(alike) = &self.alike {
+                    let all = reads.get_or_insert_default();
+                    all.extend(&session.disk().reads());
+                    let all = std::mem::take(all);
+                    alike.note(state.view.clone(), question.digest(), all, seen.clone());
+                }
                 self.session = Some(session);
                 self.recovered = self.records.then(|| state.id.clone());
-                Seen::Observed(Box::new(Observed { observation, fsck }))
+                seen
             }
             // A guest whose state was unusable is not trusted with the next one.
             Err(error) => match error.downcast_ref::<Trouble>() {
@@ -303,8 +352,9 @@ impl<'a> Checker<'a> {
 }
 
 impl Fscked {
-    /// What the checker says of the disk that was just unmounted, if it is asked.
-    fn ask(&self, stage: &mut Stage<'_>, session: &Session<'_>) -> Result<Option<Exited>> {
+    /// What the checker says of the disk that was just unmounted, if it is asked, and what it read
+    /// to say so: the reads of this disk until now, or those of the one that held the same.
+    fn ask(&self, stage: &mut Stage<'_>, session: &Session<'_>) -> Result<Option<(Exited, Reads)>> {
         match &stage.case.story {
             Story::PowerCut(_, cut) if cut.fsck => {}
             _ => return Ok(None),
@@ -317,7 +367,7 @@ impl Fscked {
             Some(said) => said,
             None => {
                 stage.count(Count::FsckRuns, 1);
-                let said = session.fsck(&stage.case.lower)?;
+                let said = (session.fsck(&stage.case.lower)?, session.disk().reads());
                 known().insert(recovered, said.clone());
                 said
             }

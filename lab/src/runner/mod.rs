@@ -4,6 +4,7 @@
 //! observation means. An error out of here is never a failure of the program
 //! under test: it is Infra.
 
+mod alike;
 mod blame;
 mod capsules;
 mod chart;

@@ -117,6 +117,7 @@ pub(crate) struct RawPowerCut {
     pub(crate) states: Number,
     pub(crate) fsck: Flag,
     pub(crate) nested: Number,
+    pub(crate) prune: Flag,
 }
 
 #[derive(Debug, Deserialize)]
@@ -208,6 +209,7 @@ impl RawPowerCut {
             states: over.states.clone().or_else(|| self.states.clone()),
             fsck: self.fsck.clone(),
             nested: self.nested.clone(),
+            prune: self.prune.clone(),
         }
     }
 }

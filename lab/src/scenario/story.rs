@@ -290,6 +290,8 @@ pub struct PowerCut {
     pub fsck: bool,
     /// How often the power goes again while a state recovers.
     pub nested: u32,
+    /// Whether a state is not looked at that differs from one before only where nobody looked.
+    pub prune: bool,
 }
 
 /// Where the power goes.

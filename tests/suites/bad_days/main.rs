@@ -10,6 +10,7 @@ mod capsules;
 mod guests;
 mod input;
 mod processes;
+mod pruning;
 mod recording;
 mod runs;
 mod shards;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
             let tests = [
                 capsules::TESTS,
                 guests::TESTS,
+                pruning::TESTS,
                 recording::TESTS,
                 runs::TESTS,
                 shards::TESTS,

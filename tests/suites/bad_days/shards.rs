@@ -33,13 +33,15 @@ builtin = "page-fsync"
 
 [power-cut]
 states = 40
+prune  = false
 "#;
 const CASE_DIR: &str = "tests/shared__debian13__ext4__native";
 const RUN_TIMEOUT: Duration = Duration::from_secs(600);
 
 fn four_shards_are_one_run() -> Result<()> {
     let place = tempfile::tempdir()?;
-    let bench = Bench::new(place.path())?;
+    // What was seen of one state may stand for another, but not for one of another shard.
+    let bench = Bench::new(place.path(), "scenario", SCENARIO)?;
     let recorded = bench.run("recorded", &["--record-only"], 0)?;
     let recorded = recorded.to_str().context("a plain path")?;
     let explore =
@@ -96,20 +98,23 @@ fn four_shards_are_one_run() -> Result<()> {
 }
 
 /// Calls `xtask` with a state of its own.
-struct Bench<'a> {
+pub(crate) struct Bench<'a> {
     place: &'a Path,
     scenario: PathBuf,
 }
 
 impl<'a> Bench<'a> {
-    fn new(place: &'a Path) -> Result<Self> {
-        let scenario = place.join("shared.toml");
-        fs::write(&scenario, SCENARIO)?;
+    /// With a scenario in a directory of its own: benches of one place run cases of one name.
+    pub(crate) fn new(place: &'a Path, name: &str, text: &str) -> Result<Self> {
+        let dir = place.join(format!("{name}.bench"));
+        fs::create_dir(&dir)?;
+        let scenario = dir.join("shared.toml");
+        fs::write(&scenario, text)?;
         Ok(Self { place, scenario })
     }
 
     /// A run, which ends with this code; its directory.
-    fn run(&self, name: &str, options: &[&str], code: i32) -> Result<PathBuf> {
+    pub(crate) fn run(&self, name: &str, options: &[&str], code: i32) -> Result<PathBuf> {
         let command = Cmd::new(xtask())
             .args(["test-vm", "--seed", "7", "--scenario"])
             .arg(&self.scenario)
@@ -143,14 +148,14 @@ impl<'a> Bench<'a> {
     }
 }
 
-fn report(run: &Path) -> Result<Report> {
+pub(crate) fn report(run: &Path) -> Result<Report> {
     let path = run.join(JSON);
     let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     Ok(serde_json::from_slice(&text)?)
 }
 
 /// The states that were looked at, and what became of each.
-fn looked_at(run: &Path) -> Result<BTreeMap<String, String>> {
+pub(crate) fn looked_at(run: &Path) -> Result<BTreeMap<String, String>> {
     let path = run.join(CASE_DIR).join("states.tsv");
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     let lines = text.lines().skip(1);

@@ -117,6 +117,7 @@ fn only_numbers(over: &RawPowerCut, complaints: &mut Complaints) {
         ("cut", over.cut.as_ref().map(Spanned::span)),
         ("fsck", over.fsck.as_ref().map(Spanned::span)),
         ("nested", over.nested.as_ref().map(Spanned::span)),
+        ("prune", over.prune.as_ref().map(Spanned::span)),
     ];
     for (key, span) in spans {
         if let Some(span) = span {
@@ -445,6 +446,7 @@ fn power_cut(
     };
     let nested = nested(raw, cuts.as_ref(), complaints)?;
     let fsck = raw.fsck.as_ref().is_none_or(|flag| *flag.get_ref());
+    let prune = raw.prune.as_ref().is_none_or(|flag| *flag.get_ref());
     let Some(written) = &raw.states else {
         let states = NonZeroU32::new(fewest)?;
         if matches!(cuts, Some(Cuts::Everywhere)) {
@@ -458,6 +460,7 @@ fn power_cut(
             states,
             fsck,
             nested,
+            prune,
         });
     };
     let states = complaints.number("states", &raw.states, fewest, MAX_STATES)?;
@@ -474,6 +477,7 @@ fn power_cut(
         states,
         fsck,
         nested,
+        prune,
     })
 }
 

@@ -29,6 +29,7 @@ fn a_file_means_what_it_says() {
             states: n(30),
             fsck: true,
             nested: 0,
+            prune: true,
         },
     );
     assert_eq!(scenario.story(Profile::Full), Some(&story));
@@ -202,6 +203,11 @@ states = 2000
     let without = parse(&format!("{files}fsck = false\n")).expect("right");
     let oracles = without.story(Profile::Smoke).expect("runs").oracles();
     assert_eq!(oracles, expected[..2]);
+    let prunes = |text: &str| match parse(text).expect("right").story(Profile::Smoke) {
+        Some(Story::PowerCut(_, cut)) => cut.prune,
+        other => panic!("{other:?}"),
+    };
+    assert!(prunes(&files) && !prunes(&format!("{files}prune = false\n")));
 }
 
 #[test]
