@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use plugpull_disk::{
     CrashState, CutPoint, Cutter, Keep, PowerCut, Seed, Seq,
     explore::{self, Budget, Coverage, PlannedState, Span},
@@ -375,23 +375,20 @@ pub(super) fn judge_all<'a>(
         let (seen, by) = checker.see_or_infer(stage, workload, state, &question)?;
         let before = stage.outcome.failures.len();
         judge(stage, workload, state, &seen, &ledger)?;
-        if by == By::Likeness {
-            let found = stage.outcome.failures.len() > before;
-            stage
-                .outcome
-                .counts
-                .add_named("pruned_looks", u64::from(!found));
-            if found {
-                // What is told was seen.
-                stage.outcome.failures.truncate(before);
-                let seen = checker.see(stage, workload, state, &question)?;
-                judge(stage, workload, state, &seen, &ledger)?;
-                let agrees = stage.outcome.failures.len() > before;
-                stage
-                    .outcome
-                    .counts
-                    .add_named("pruned_wrongly", u64::from(!agrees));
-            }
+        if by == By::Likeness && stage.outcome.failures.len() > before {
+            // What is told was seen.
+            stage.outcome.failures.truncate(before);
+            let seen = checker.see(stage, workload, state, &question)?;
+            judge(stage, workload, state, &seen, &ledger)?;
+            ensure!(
+                stage.outcome.failures.len() > before,
+                "{} differs from a state that broke a promise only where nobody looked, and breaks \
+                 none: what is seen of a state depends on more than the disk here; explore it with \
+                 `prune = false`",
+                state.id
+            );
+        } else if by == By::Likeness {
+            stage.outcome.counts.add_named("pruned_looks", 1);
         }
         if let Some(failure) = stage.outcome.failures.get(before) {
             return Ok(Some((cut, failure.oracle)));
