@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use plugpull_disk::explore::{Budget, Plan, plan};
+use plugpull_disk::explore::{Budget, Classes, Plan, plan};
 use plugpull_disk::{ByteCount, CutPoint, Disk, DiskConfig, Recording, Seed, Seq, View};
 
 const REQUESTS: u64 = 100_000;
@@ -53,6 +53,7 @@ fn timed(recording: &Recording, base: &View, states: usize) -> anyhow::Result<(P
         states,
         from: CutPoint(Seq(0)),
         seed: Seed(1),
+        classes: Classes::ALL,
     };
     Ok((plan(recording, base, budget)?, start.elapsed()))
 }

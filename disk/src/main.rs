@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use plugpull_disk::{
     AtomicUnit, ByteCount, CutPoint, CutTrigger, Cutter, Disk, DiskConfig, End, Entry, Honesty,
     Keep, Recording, Seed, Seq, View, crash_state,
-    explore::{self, Budget},
+    explore::{self, Budget, Classes},
     interop,
 };
 
@@ -206,6 +206,7 @@ fn show_plan(arguments: &Plan) -> Result<()> {
         states: arguments.states,
         from: CutPoint(Seq(arguments.from)),
         seed: Seed(arguments.seed),
+        classes: Classes::ALL,
     };
     let plan = explore::plan(&recording, &base, budget)?;
     let mut out = BufWriter::new(io::stdout().lock());

@@ -75,6 +75,26 @@ impl Class {
     }
 }
 
+/// A set of classes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Classes(u16);
+
+impl Classes {
+    /// Every class.
+    pub const ALL: Classes = Classes(u16::MAX);
+
+    /// These.
+    pub fn of(classes: impl IntoIterator<Item = Class>) -> Classes {
+        let bits = classes.into_iter().map(|class| 1 << class as u16);
+        Classes(bits.fold(0, std::ops::BitOr::bitor))
+    }
+
+    /// Whether it is one of them.
+    pub fn contains(self, class: Class) -> bool {
+        self.0 & 1 << class as u16 != 0
+    }
+}
+
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

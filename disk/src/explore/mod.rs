@@ -31,8 +31,8 @@ use crate::log::Recording;
 use crate::units::{CutPoint, Seed};
 use crate::view::View;
 
-pub use classes::Class;
 use classes::{Candidate, Candidates};
+pub use classes::{Class, Classes};
 pub use index::ContentSum;
 use index::Index;
 use walk::Walker;
@@ -46,6 +46,8 @@ pub struct Budget {
     pub from: CutPoint,
     /// Where random choices begin.
     pub seed: Seed,
+    /// What kinds of states; of others none is planned.
+    pub classes: Classes,
 }
 
 /// A stretch of cuts, both ends included.
@@ -142,7 +144,9 @@ pub fn plan(recording: &Recording, base: &View, budget: Budget) -> Result<Plan> 
         examined: 0,
         planned: 0,
     };
-    let mut classes: Vec<ClassCoverage> = Class::ALL.into_iter().zip(counts).map(of).collect();
+    let counted = Class::ALL.into_iter().zip(counts);
+    let chosen = counted.filter(|(class, _)| budget.classes.contains(*class));
+    let mut classes: Vec<ClassCoverage> = chosen.map(of).collect();
     for round in 0..ROUNDS {
         for of in &mut classes {
             let left = budget.states - planned.states.len();

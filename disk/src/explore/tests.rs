@@ -21,6 +21,7 @@ const EVERYTHING: Budget = Budget {
     states: usize::MAX >> 1,
     from: CutPoint(Seq(0)),
     seed: Seed(1),
+    classes: Classes::ALL,
 };
 
 /// What a request may be: the units it writes, and whether it asks to be durable.
@@ -413,7 +414,7 @@ proptest! {
         let base = View::from_image(&image).expect("a base");
         let recording = record(&dir.path().join("log"), honesty, &history);
         let from = CutPoint(Seq(from.index(recording.last_seq().0 as usize + 1) as u64));
-        let budget = Budget { states, from, seed: Seed(7) };
+        let budget = Budget { states, from, seed: Seed(7), classes: Classes::ALL };
         let planned = plan(&recording, &base, budget).expect("a plan");
         prop_assert_eq!(&plan(&recording, &base, budget).expect("again"), &planned);
         prop_assert!(!planned.states.is_empty() && planned.states.len() <= states);
@@ -506,4 +507,26 @@ fn a_budget_is_used_up_where_there_is_enough_to_look_at() {
             assert_eq!(planned.states.len(), states, "seed {seed}");
         }
     }
+}
+
+#[test]
+fn only_the_kinds_that_were_asked_for_are_planned() {
+    let store = Store::new();
+    let recording = store.recording(&rewriting(200, 7));
+    let planned = |classes| {
+        let budget = Budget {
+            states: 50,
+            classes,
+            ..EVERYTHING
+        };
+        plan(&recording, &store.base, budget).expect("a plan")
+    };
+    let alone = planned(Classes::of([Class::OneOnly]));
+    assert!(!alone.states.is_empty());
+    assert!(alone.states.iter().all(|of| of.class == Class::OneOnly));
+    let covered: Vec<_> = alone.coverage.classes.iter().map(|of| of.class).collect();
+    assert_eq!(covered, [Class::OneOnly]);
+    assert_eq!(alone.coverage.skipped_mandatory(), 0);
+    let all = planned(Classes::of(Class::ALL));
+    assert_eq!(all, planned(Classes::ALL));
 }

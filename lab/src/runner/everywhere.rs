@@ -48,6 +48,7 @@ pub(super) fn run(
         // Before a program of the user's begins, its directory need not be there.
         from: CutPoint(Seq(plan.timeline.start().unwrap_or(0))),
         seed: Seed(stage.seed),
+        classes: cut.kinds,
     };
     let planned = explore::plan(plan.recording, plan.base, budget)?;
     note_coverage(stage, &planned.coverage)?;

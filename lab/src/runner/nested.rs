@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use plugpull_disk::{
     CrashState, CutPoint, Cutter, Keep, Recording, Seed, Seq,
-    explore::{self, Budget},
+    explore::{self, Budget, Classes},
 };
 
 use super::{Stage, cuts::Timeline, everywhere::judge_all, explore::Checker};
@@ -108,6 +108,7 @@ impl Dive<'_> {
             states: share.own as usize,
             from: CutPoint(Seq(0)),
             seed: Seed(stage.seed).derive(state.cut.0.0),
+            classes: Classes::ALL,
         };
         let planned = explore::plan(&recovery.recording, &state.view, budget)?.states;
         let mut cutter = Cutter::new(&state.view, &recovery.recording)?;

@@ -17,6 +17,14 @@ pub trait Named: Copy + 'static {
     }
 }
 
+impl Named for plugpull_disk::explore::Class {
+    const ALL: &'static [Self] = &plugpull_disk::explore::Class::ALL;
+    const WHAT: &'static str = "kind of states";
+    fn name(self) -> &'static str {
+        Self::name(self)
+    }
+}
+
 /// Define an enum whose members have names, once for TOML, JSON and messages.
 macro_rules! named {
     ($(#[$doc:meta])* $vis:vis enum $Name:ident, $what:literal { $($(#[$vdoc:meta])* $Variant:ident = $text:literal,)+ }) => {

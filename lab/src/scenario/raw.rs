@@ -118,6 +118,7 @@ pub(crate) struct RawPowerCut {
     pub(crate) fsck: Flag,
     pub(crate) nested: Number,
     pub(crate) prune: Flag,
+    pub(crate) kinds: Texts,
 }
 
 #[derive(Debug, Deserialize)]
@@ -210,6 +211,7 @@ impl RawPowerCut {
             fsck: self.fsck.clone(),
             nested: self.nested.clone(),
             prune: self.prune.clone(),
+            kinds: self.kinds.clone(),
         }
     }
 }

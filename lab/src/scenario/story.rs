@@ -4,6 +4,7 @@
 
 use std::{num::NonZeroU32, ops::Range, time::Duration};
 
+use plugpull_disk::explore::Classes;
 use plugpull_protocol::workload;
 
 use super::{
@@ -292,6 +293,8 @@ pub struct PowerCut {
     pub nested: u32,
     /// Whether a state is not looked at that differs from one before only where nobody looked.
     pub prune: bool,
+    /// Which kinds of states, where it is cut everywhere.
+    pub kinds: Classes,
 }
 
 /// Where the power goes.

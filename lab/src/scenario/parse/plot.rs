@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use plugpull_disk::explore::{Class, Classes};
 use plugpull_protocol::workload::{
     self,
     plan::{Archive, Database, Repository},
@@ -118,6 +119,7 @@ fn only_numbers(over: &RawPowerCut, complaints: &mut Complaints) {
         ("fsck", over.fsck.as_ref().map(Spanned::span)),
         ("nested", over.nested.as_ref().map(Spanned::span)),
         ("prune", over.prune.as_ref().map(Spanned::span)),
+        ("kinds", over.kinds.as_ref().map(Spanned::span)),
     ];
     for (key, span) in spans {
         if let Some(span) = span {
@@ -445,6 +447,7 @@ fn power_cut(
         _ => STATES_PER_CUT,
     };
     let nested = nested(raw, cuts.as_ref(), complaints)?;
+    let kinds = kinds(raw, cuts.as_ref(), complaints)?;
     let fsck = raw.fsck.as_ref().is_none_or(|flag| *flag.get_ref());
     let prune = raw.prune.as_ref().is_none_or(|flag| *flag.get_ref());
     let Some(written) = &raw.states else {
@@ -461,6 +464,7 @@ fn power_cut(
             fsck,
             nested,
             prune,
+            kinds,
         });
     };
     let states = complaints.number("states", &raw.states, fewest, MAX_STATES)?;
@@ -478,6 +482,7 @@ fn power_cut(
         fsck,
         nested,
         prune,
+        kinds,
     })
 }
 
@@ -506,6 +511,23 @@ fn nested(raw: &RawPowerCut, cuts: Option<&Cuts>, complaints: &mut Complaints) -
         return None;
     }
     u32::try_from(nested).ok()
+}
+
+/// Which kinds of states are looked at.
+fn kinds(raw: &RawPowerCut, cuts: Option<&Cuts>, complaints: &mut Complaints) -> Option<Classes> {
+    let Some(written) = &raw.kinds else {
+        return Some(Classes::ALL);
+    };
+    if !matches!(cuts, None | Some(Cuts::Everywhere)) {
+        complaints
+            .add(written.span(), "`kinds` is for a cut everywhere")
+            .expected("neither `cuts` nor `cut`");
+        return None;
+    }
+    let read = |name: &Spanned<String>, complaints: &mut Complaints| complaints.one_of(name);
+    complaints
+        .distinct::<Class>(written, "kinds", read)
+        .map(Classes::of)
 }
 
 fn cut_point(written: &Spanned<String>, complaints: &mut Complaints) -> Option<CutPoint> {

@@ -2,6 +2,8 @@
 
 use std::{num::NonZeroU32, path::Path, sync::Arc};
 
+use plugpull_disk::explore::{Class, Classes};
+
 use super::{GOOD, parse, with};
 use crate::scenario::*;
 
@@ -30,6 +32,7 @@ fn a_file_means_what_it_says() {
             fsck: true,
             nested: 0,
             prune: true,
+            kinds: Classes::ALL,
         },
     );
     assert_eq!(scenario.story(Profile::Full), Some(&story));
@@ -207,6 +210,13 @@ states = 2000
         Some(Story::PowerCut(_, cut)) => cut.prune,
         other => panic!("{other:?}"),
     };
+    let kinds = |text: &str| match parse(text).expect("right").story(Profile::Smoke) {
+        Some(Story::PowerCut(_, cut)) => cut.kinds,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(kinds(&files), Classes::ALL);
+    let torn = format!("{files}kinds = [\"torn\", \"none\"]\n");
+    assert_eq!(kinds(&torn), Classes::of([Class::None, Class::Torn]));
     assert!(prunes(&files) && !prunes(&format!("{files}prune = false\n")));
 }
 
