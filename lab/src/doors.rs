@@ -15,6 +15,11 @@
 //!   before it renamed it, say. Where the directory was synced as well, it is the lower
 //!   filesystem again.
 //!
+//! Where nothing that was promised was lost, and a write that is there in part broke the promise, it is
+//! the **program**'s if that write is content of a file and nothing is mounted over the lower
+//! filesystem: nobody promises that a write is whole or absent (open(2) and write(2) do not; a
+//! disk keeps its sectors whole and no more). Else nobody is accused.
+//!
 //! A call is evidence that somebody asked, not of what for. Inodes are compared where the mount
 //! is the lower filesystem itself; those of a FUSE mount are numbers of their own. So where a
 //! server passed some of several calls on, nobody is accused.
@@ -37,12 +42,24 @@ pub(crate) struct Scene<'a> {
     pub(crate) lost: &'a [RequestId],
     /// The files whose content these are, if all of them are content of files.
     pub(crate) files: &'a BTreeSet<u64>,
+    /// Whether the promise is broken because a write is there in part, and kept if it is not there
+    /// or whole.
+    pub(crate) torn: Option<Torn>,
     /// The promise that was broken.
     pub(crate) promise: Promised,
     /// Whether nothing is mounted over the lower filesystem.
     pub(crate) native: bool,
     /// What was noted, in order.
     pub(crate) notes: &'a [(u64, Note)],
+}
+
+/// What was torn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Torn {
+    /// Content of files.
+    Files,
+    /// The filesystem's own, or nobody knows.
+    Else,
 }
 
 /// A write or flush, by the events of the recording.
@@ -102,6 +119,16 @@ pub(crate) fn lay(scene: &Scene<'_>) -> Option<Laid> {
     let is = |door, evidence| Some(Laid { door, evidence });
     if let Some(evidence) = scene.device_lied() {
         return is(Door::Device, evidence);
+    }
+    match scene.torn {
+        // Who wrote it below a server is not known.
+        Some(Torn::Files) if scene.native => {
+            let evidence = "nothing that was promised was lost: a write of a file's content is there \
+                            in part, and no layer below promises that a write is whole or absent";
+            return is(Door::Program, evidence.into());
+        }
+        Some(_) => return None,
+        None => {}
     }
     let watch = scene.watch()?;
     let Promised { key, begun, acked } = &scene.promise;
@@ -275,6 +302,7 @@ mod tests {
         flush: Option<(u64, u64)>,
         files: &'static [u64],
         write_through: bool,
+        torn: Option<Torn>,
         calls: Vec<(u64, Synced)>,
     }
 
@@ -284,6 +312,7 @@ mod tests {
         flush: None,
         files: &[],
         write_through: false,
+        torn: None,
         calls: Vec::new(),
     };
 
@@ -321,6 +350,7 @@ mod tests {
             cut: 30,
             lost: &[RequestId(1)],
             files: &case.files.iter().copied().collect(),
+            torn: case.torn,
             promise: Promised {
                 key: "k".into(),
                 begun: 10,
@@ -429,6 +459,24 @@ mod tests {
     }
 
     #[test]
+    fn a_torn_write_is_the_programs_where_it_is_a_files_and_nothing_is_between() {
+        let torn = |torn, native| {
+            let case = Case {
+                torn,
+                native,
+                // Which else would be laid at the lower filesystem.
+                calls: mount(5),
+                ..QUIET
+            };
+            laid(&case).map(|(door, _)| door)
+        };
+        assert_eq!(torn(Some(Torn::Files), true), Some(Door::Program));
+        assert_eq!(torn(Some(Torn::Files), false), None);
+        assert_eq!(torn(Some(Torn::Else), true), None);
+        assert_ne!(torn(None, true), None);
+    }
+
+    #[test]
     fn nothing_is_said_of_what_was_not_watched() {
         let unseen = |notes: &[(u64, Note)]| {
             lay(&Scene {
@@ -436,6 +484,7 @@ mod tests {
                 cut: 30,
                 lost: &[],
                 files: &BTreeSet::new(),
+                torn: None,
                 promise: Promised {
                     key: "k".into(),
                     begun: 10,

@@ -10,7 +10,7 @@ use super::{
     smallest::{Found, Story},
 };
 use crate::{
-    doors::{self, Laid, Promised, Scene},
+    doors::{self, Laid, Promised, Scene, Torn},
     naming::Owner,
     oracle::Ledger,
     scenario::{OracleName, Server},
@@ -28,16 +28,18 @@ pub(super) fn lay(
     let lost = Lost {
         cut: found.cut.state().cut,
         writes: &story.lost,
-        files: files_of(story),
+        files: files_of(story, &story.lost),
+        torn: !story.torn.is_empty(),
+        in_files: !files_of(story, &story.torn).is_empty(),
     };
     scene(stage, plan, failure, found.ledger, &lost)
 }
 
-/// The files that the story's lost writes are content of; none where any of them is something
+/// The files that these writes of the story are content of; none where any of them is something
 /// else, which every sync of the filesystem could have saved.
-fn files_of(story: &Story) -> BTreeSet<u64> {
+fn files_of(story: &Story, writes: &[RequestId]) -> BTreeSet<u64> {
     let mut files = BTreeSet::new();
-    for id in &story.lost {
+    for id in writes {
         let Some(places) = story.whose.get(id) else {
             return BTreeSet::new();
         };
@@ -78,6 +80,8 @@ pub(super) fn the_first(
         cut: state.cut,
         writes: &state.dropped,
         files: BTreeSet::new(),
+        torn: false,
+        in_files: false,
     };
     for number in new..stage.outcome.failures.len() {
         let failure = stage.outcome.failures[number].clone();
@@ -89,6 +93,10 @@ struct Lost<'a> {
     cut: CutPoint,
     writes: &'a [RequestId],
     files: BTreeSet<u64>,
+    /// That a write was torn is what broke the promise.
+    torn: bool,
+    /// And it is content of files.
+    in_files: bool,
 }
 
 fn scene(
@@ -103,6 +111,11 @@ fn scene(
         cut: lost.cut.0.0,
         lost: lost.writes,
         files: &lost.files,
+        torn: match (lost.torn, lost.in_files) {
+            (false, _) => None,
+            (true, true) => Some(Torn::Files),
+            (true, false) => Some(Torn::Else),
+        },
         promise: promise(ledger, &failure.detail)?,
         native: matches!(stage.case.mount.server, Server::Native),
         notes: &plan.timeline.notes,

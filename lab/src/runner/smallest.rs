@@ -43,6 +43,8 @@ pub(super) struct Story {
     pub(super) lost: Vec<RequestId>,
     /// What those of the story are, where that could be found out.
     pub(super) whose: Whose,
+    /// The writes that it takes to be there in part, where nothing is wrong if they are whole.
+    pub(super) torn: Vec<RequestId>,
 }
 
 /// What it takes at a cut for an oracle to object.
@@ -122,6 +124,7 @@ pub(super) fn story<'a>(
             )
         }
     };
+    let torn = torn(stage, workload, checker, found, &enough)?;
     let earlier = match &enough {
         Enough::ToLose(lost) => earliest(stage, workload, plan, checker, found, lost)?,
         _ => None,
@@ -136,7 +139,32 @@ pub(super) fn story<'a>(
             _ => state.dropped,
         },
         whose,
+        torn,
     })
+}
+
+/// The writes that are kept in part, if the same writes do no harm as a whole.
+fn torn<'a>(
+    stage: &mut Stage<'a>,
+    workload: &Cuttable,
+    checker: &mut Checker<'a>,
+    found: &Found<'_>,
+    enough: &Enough,
+) -> Result<Vec<RequestId>> {
+    let Enough::ToKeep(pieces) = enough else {
+        return Ok(Vec::new());
+    };
+    let is_torn = |piece: &&Piece| matches!(piece.part, Part::Units(_));
+    let torn: Vec<_> = pieces
+        .iter()
+        .filter(is_torn)
+        .map(|piece| piece.id)
+        .collect();
+    let whole = Keep::Exactly(Survivors::whole(pieces.iter().map(|piece| piece.id)));
+    match torn.is_empty() || fails(stage, workload, checker, found, &whole)? {
+        true => Ok(Vec::new()),
+        false => Ok(torn),
+    }
 }
 
 /// Delta debugging of what was lost and of what was kept; the shorter one tells more.
