@@ -325,6 +325,7 @@ fn the_suite_is_whole() {
             "control-sqlite-journal-full 0/1/1 caught by ledger",
             "control-sqlite-off 1/1/1 caught by ledger",
             "control-tar-damaged 1/1/1 caught by archive",
+            "control-torn-pages 0/1/1 caught by ledger",
             "control-write-through 1/1/1 caught by ledger",
             "files 3/9/18 pass",
             "git-clone 3/9/9 pass",
