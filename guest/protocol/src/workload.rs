@@ -11,6 +11,8 @@ pub mod stores;
 pub mod user;
 
 pub use programs::{Act, Program, ProgramRun, Step};
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 pub use user::{UserRequest, UserSeen};
 
@@ -402,6 +404,8 @@ pub struct Recovered {
     pub amcheck: Option<Exited>,
     /// `pg_checksums`, if asked and the server stopped cleanly.
     pub checksums: Option<Checksums>,
+    /// How long each part of it took, in milliseconds, by its name.
+    pub took_ms: BTreeMap<String, u64>,
 }
 
 /// The rows of one connection, compactly; see [`plan::transaction`] for what

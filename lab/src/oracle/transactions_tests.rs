@@ -69,6 +69,7 @@ fn recovered(tables: Option<Vec<ConnRows>>) -> Recovered {
         read_error: None,
         amcheck: None,
         checksums: None,
+        took_ms: BTreeMap::new(),
     }
 }
 

@@ -411,6 +411,13 @@ fn look(
     for (phase, took) in visit.took {
         stage.took(&format!("check: {phase}"), took);
     }
+    for observation in &visit.observations {
+        if let Observation::Recover(recovered) = observation {
+            for (part, ms) in &recovered.took_ms {
+                stage.took(&format!("postgres: {part}"), Duration::from_millis(*ms));
+            }
+        }
+    }
     user::answer(question, visit.observations)
 }
 

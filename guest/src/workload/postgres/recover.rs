@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use plugpull_protocol::workload::plan::{self, row_a, row_b};
@@ -36,6 +36,13 @@ pub(super) fn run(
         read_error: None,
         amcheck: None,
         checksums: None,
+        took_ms: BTreeMap::new(),
+    };
+    let mut since = Instant::now();
+    let mut lap = |took: &mut BTreeMap<String, u64>, part: &str| {
+        let now = Instant::now();
+        took.insert(part.into(), (now - since).as_millis() as u64);
+        since = now;
     };
     let server = match Server::start(env, dir, conf, timeout)? {
         Started::Ready(server) => server,
@@ -44,18 +51,23 @@ pub(super) fn run(
             return Ok(seen);
         }
     };
+    lap(&mut seen.took_ms, "start");
     match server.connect(timeout).and_then(|c| tables(c, seed)) {
         Ok(tables) => seen.tables = Some(tables),
         Err(e) => seen.read_error = Some(format!("{e:#}")),
     }
+    lap(&mut seen.took_ms, "read");
     if full {
         seen.amcheck = Some(check::amcheck(env, &server, timeout)?);
+        lap(&mut seen.took_ms, "amcheck");
     }
     seen.server = server.stop(timeout)?;
+    lap(&mut seen.took_ms, "stop");
     seen.server.answered = seen.tables.is_some();
     // It refuses a cluster that was not shut down.
     if full && seen.server.exit == Some(0) {
         seen.checksums = Some(check::checksums(env, dir, timeout)?);
+        lap(&mut seen.took_ms, "checksums");
     }
     Ok(seen)
 }
