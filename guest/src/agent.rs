@@ -41,6 +41,8 @@ struct Agent {
     /// A disk that nobody has open loses its cache.
     read_ahead: Mutex<Option<fs::File>>,
     console: Console,
+    /// What earlier requests have found out.
+    sound: workload::Sound,
 }
 
 /// Run until the channel breaks.
@@ -63,6 +65,7 @@ pub(crate) fn run() -> Result<()> {
         errors: Mutex::new(None),
         read_ahead: Mutex::new(None),
         console: Console::default(),
+        sound: workload::Sound::default(),
     });
     loop {
         match Channel::receive(&mut from_host)? {
@@ -255,6 +258,7 @@ impl Agent {
                     postgres_uid: POSTGRES_UID,
                     postgres_gid: POSTGRES_GID,
                     run_dir: PathBuf::from(POSTGRES_RUN),
+                    sound: &self.sound,
                 };
                 return Ok(Reply::Observed(workload::run(request, &env)?));
             }

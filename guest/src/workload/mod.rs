@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use plugpull_protocol::{Observation, Promise, WorkloadRequest};
 
+pub(crate) use postgres::Sound;
+
 /// Where promises go.
 pub(crate) trait Promises: Sync {
     /// Have a promise recorded; returns when it has its place in the log.
@@ -38,6 +40,8 @@ pub(crate) struct Env<'a> {
     pub(crate) postgres_gid: u32,
     /// A directory in memory, for sockets.
     pub(crate) run_dir: PathBuf,
+    /// What PostgreSQL's tables were found to be.
+    pub(crate) sound: &'a Sound,
 }
 
 /// Carry out a workload or checker.

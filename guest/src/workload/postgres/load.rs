@@ -61,7 +61,7 @@ pub(super) fn run(
     };
     let asked = ask(&server, load, deadline);
     keep(asked, &mut run.after, &mut run.errors);
-    run.amcheck = Some(check::amcheck(env, &server, left(deadline)?)?);
+    run.amcheck = Some(check::amcheck(env, &server, None, left(deadline)?)?);
     let ended = server.stop(left(deadline)?)?;
     run.second = Some(ServerRun {
         answered: !run.after.is_empty(),

@@ -7,6 +7,7 @@ mod load;
 mod log;
 mod recover;
 mod server;
+mod sound;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use plugpull_protocol::{Observation, WorkloadRequest};
+
+pub(crate) use sound::Sound;
 
 use super::Env;
 
