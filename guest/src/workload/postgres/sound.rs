@@ -4,13 +4,14 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::hash::Hasher as _;
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
 use postgres::Client;
-use twox_hash::xxhash3_128::Hasher;
+use twox_hash::XxHash64;
 
 /// Above so many tables naming them is no gain.
 const NAMED: usize = 40;
@@ -31,14 +32,14 @@ const GROUPS: &str = "
 
 /// The tables that were found sound, by the hash of their bytes.
 #[derive(Debug, Default)]
-pub(crate) struct Sound(Mutex<HashSet<u128>>);
+pub(crate) struct Sound(Mutex<HashSet<u64>>);
 
 /// A table, with the hash of all that belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Table {
     schema: String,
     name: String,
-    hash: u128,
+    hash: u64,
 }
 
 impl Table {
@@ -56,7 +57,7 @@ pub(super) fn tables(mut client: Client, dir: &Path) -> anyhow::Result<Vec<Table
     rows.iter()
         .map(|row| {
             let (schema, name): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-            let mut hasher = Hasher::new();
+            let mut hasher = XxHash64::with_seed(0);
             let files: Vec<Option<String>> = row.try_get(2)?;
             for file in files.into_iter().flatten() {
                 hasher.write(file.as_bytes());
@@ -65,14 +66,14 @@ pub(super) fn tables(mut client: Client, dir: &Path) -> anyhow::Result<Vec<Table
             Ok(Table {
                 schema,
                 name,
-                hash: hasher.finish_128(),
+                hash: hasher.finish(),
             })
         })
         .collect()
 }
 
 /// Hash a relation's main fork, all segments of it.
-fn hash(first: &Path, hasher: &mut Hasher) -> anyhow::Result<()> {
+fn hash(first: &Path, hasher: &mut XxHash64) -> anyhow::Result<()> {
     let mut block = vec![0; 256 << 10];
     for segment in 0.. {
         let mut path = first.as_os_str().to_owned();
@@ -120,8 +121,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let first = dir.path().join("16384");
         let hashed = || {
-            let mut hasher = Hasher::new();
-            hash(&first, &mut hasher).map(|()| hasher.finish_128())
+            let mut hasher = XxHash64::with_seed(0);
+            hash(&first, &mut hasher).map(|()| hasher.finish())
         };
         assert!(hashed().is_err());
         std::fs::write(&first, [1; 600_000]).expect("written");
