@@ -74,7 +74,7 @@ pub struct Report {
     pub cases: u64,
     /// Calls made on both sides.
     pub calls: u64,
-    /// How often each line of [`known::KNOWN`] was met.
+    /// How often each line of the table of known differences was met.
     pub known: BTreeMap<&'static str, u64>,
     /// The shrunk failure, with its script, seed and command.
     pub failure: Option<String>,

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Ci) -> Result<Exit> {
     }
 }
 
-/// fmt and clippy over the whole workspace; warnings are errors.
+/// fmt, clippy and rustdoc over the whole workspace; warnings are errors.
 pub(crate) fn lint(home: &Home) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let command = |args: &[&str]| Cmd::new(&cargo).args(args).dir(&home.root);
@@ -50,14 +50,21 @@ pub(crate) fn lint(home: &Home) -> Result<()> {
         command(&["clippy", "--locked", "--workspace", "--all-targets"])
             .args(features)
             .args(["--", "--deny", "warnings"])
-            .run_with(CLIPPY_DEADLINE, &mut |line| {
-                if !line.trim_start().starts_with("Checking")
-                    && !line.trim_start().starts_with("Compiling")
-                {
-                    eprintln!("{line}");
-                }
-            })
+            .run_with(CLIPPY_DEADLINE, &mut |line| say_what_counts(line))
             .map_err(|_| Failed(String::from("clippy complains; see above")))?;
     }
+    eprintln!("doc …");
+    command(&["doc", "--locked", "--workspace", "--no-deps"])
+        .env("RUSTDOCFLAGS", "--deny warnings")
+        .run_with(CLIPPY_DEADLINE, &mut |line| say_what_counts(line))
+        .map_err(|_| Failed(String::from("rustdoc complains; see above")))?;
     Ok(())
+}
+
+/// Pass on what a compiler says, without what it says to show that it is at work.
+fn say_what_counts(line: &str) {
+    let work = ["Checking", "Compiling", "Documenting", "Generated"];
+    if !work.iter().any(|verb| line.trim_start().starts_with(verb)) {
+        eprintln!("{line}");
+    }
 }

@@ -1,5 +1,5 @@
 //! What is noted of the calls that ask for durability, among the promises: see
-//! [`Note`](self::Note).
+//! [`Note`].
 
 use serde::{Deserialize, Serialize};
 

@@ -140,7 +140,7 @@ pub struct BaseRef {
     pub name: String,
     /// The size of the disk in bytes.
     pub size: u64,
-    /// What tells it from every other; see [`BaseDigest`].
+    /// What tells it from every other: a SHA-256 of all that it holds.
     pub digest: String,
     /// Where on the disk the data of `base.data` belongs: offset and length in
     /// bytes, in order. The rest is zeros.
