@@ -21,8 +21,11 @@ pub const OF_THE_WHOLE_SUITE: u64 = 12 << 30;
 /// # Errors
 /// That of statvfs(2).
 pub fn free(path: &Path) -> io::Result<u64> {
-    let seen = filesystem(path)?;
-    Ok(seen.f_bavail.saturating_mul(seen.f_frsize))
+    filesystem(path).map(|seen| available(&seen))
+}
+
+fn available(seen: &StatVfs) -> u64 {
+    seen.f_bavail.saturating_mul(seen.f_frsize)
 }
 
 fn filesystem(path: &Path) -> io::Result<StatVfs> {
@@ -35,9 +38,9 @@ pub fn warn(places: &[&Path], need: u64, progress: &dyn Progress) {
     let mut told = BTreeSet::new();
     for place in places {
         // What cannot be asked will say why when it is used.
-        if let (Ok(free), Ok(seen)) = (free(place), filesystem(place))
+        if let Ok(seen) = filesystem(place)
             && told.insert(seen.f_fsid)
-            && let Some(text) = little(place, free, need)
+            && let Some(text) = little(place, available(&seen), need)
         {
             progress.tell(&Event::Warning { text });
         }

@@ -29,8 +29,14 @@ pub(super) fn lay(
         cut: found.cut.state().cut,
         writes: &story.lost,
         files: files_of(story, &story.lost),
-        torn: !story.torn.is_empty(),
-        in_files: !files_of(story, &story.torn).is_empty(),
+        torn: match (
+            story.torn.is_empty(),
+            files_of(story, &story.torn).is_empty(),
+        ) {
+            (true, _) => None,
+            (false, false) => Some(Torn::Files),
+            (false, true) => Some(Torn::Else),
+        },
     };
     scene(stage, plan, failure, found.ledger, &lost)
 }
@@ -80,8 +86,7 @@ pub(super) fn the_first(
         cut: state.cut,
         writes: &state.dropped,
         files: BTreeSet::new(),
-        torn: false,
-        in_files: false,
+        torn: None,
     };
     for number in new..stage.outcome.failures.len() {
         let failure = stage.outcome.failures[number].clone();
@@ -93,10 +98,8 @@ struct Lost<'a> {
     cut: CutPoint,
     writes: &'a [RequestId],
     files: BTreeSet<u64>,
-    /// That a write was torn is what broke the promise.
-    torn: bool,
-    /// And it is content of files.
-    in_files: bool,
+    /// What was torn, if that is what broke the promise.
+    torn: Option<Torn>,
 }
 
 fn scene(
@@ -111,11 +114,7 @@ fn scene(
         cut: lost.cut.0.0,
         lost: lost.writes,
         files: &lost.files,
-        torn: match (lost.torn, lost.in_files) {
-            (false, _) => None,
-            (true, true) => Some(Torn::Files),
-            (true, false) => Some(Torn::Else),
-        },
+        torn: lost.torn,
         promise: promise(ledger, &failure.detail)?,
         native: matches!(stage.case.mount.server, Server::Native),
         notes: &plan.timeline.notes,

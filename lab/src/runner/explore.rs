@@ -287,13 +287,12 @@ impl<'a> Checker<'a> {
         let mut session = self.holding(stage, state.view.clone(), log)?;
         let seen = match look(&mut session, stage, workload, question) {
             Ok(observation) => {
-                let (fsck, mut reads) = self.fscked.ask(stage, &session)?.unzip();
+                let (fsck, reads) = self.fscked.ask(stage, &session)?.unzip();
                 let seen = Seen::Observed(Box::new(Observed { observation, fsck }));
                 if let Some(alike) = &self.alike {
-                    let all = reads.get_or_insert_default();
-                    all.extend(&session.disk().reads());
-                    let all = std::mem::take(all);
-                    alike.note(state.view.clone(), question.digest(), all, seen.clone());
+                    let mut reads = reads.unwrap_or_default();
+                    reads.extend(&session.disk().reads());
+                    alike.note(state.view.clone(), question.digest(), reads, seen.clone());
                 }
                 self.session = Some(session);
                 self.recovered = self.records.then(|| state.id.clone());
