@@ -22,7 +22,7 @@ use plugpull_protocol::workload::{
 };
 use rustix::fs::FallocateFlags;
 
-use crate::{Place, dirs, plugpull::Promises, tell};
+use crate::{Chosen, Place, begins, dirs, plugpull::Promises, tell};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -33,6 +33,8 @@ pub(crate) enum Command {
         /// How many.
         #[arg(long)]
         sequences: u64,
+        #[command(flatten)]
+        chosen: Chosen,
         /// Say that something was synced without a sync.
         #[arg(long)]
         no_fsync: bool,
@@ -52,12 +54,17 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Run {
             place,
             sequences,
+            chosen,
             no_fsync,
         } => {
-            let all = sequences::sequences(place.seed, sequences);
+            let mut all = sequences::sequences(place.seed, sequences);
+            // Operations are counted from 1, sequences from 0.
+            all.retain(|sequence| chosen.contains(sequence.number + 1));
             let mut promises = Promises::connect()?;
             give(&place.dir, &all, &mut promises)?;
             for sequence in &all {
+                let what = format!("{:?}", sequence.steps);
+                begins(&mut promises, sequence.number + 1, &what)?;
                 let dir = place.dir.join(sequences::dir(sequence.number));
                 for (at, step) in (1..).zip(&sequence.steps) {
                     carry_out(&dir, sequence.number, at, *step, no_fsync, &mut promises)

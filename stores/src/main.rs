@@ -9,7 +9,6 @@ mod dirs;
 mod files;
 mod log;
 #[path = "../../clients/plugpull.rs"]
-#[expect(dead_code, reason = "a client offers more than these programs say")]
 mod plugpull;
 mod redb_ledger;
 mod sqlite_ledger;
@@ -19,6 +18,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use plugpull_protocol::workload::operations::{self, Operations};
 
 #[derive(Parser)]
 #[command(about = "Workloads that keep promises, for plugpull's guests")]
@@ -51,6 +51,25 @@ struct Place {
     /// Where all that it writes comes from.
     #[arg(long)]
     seed: u64,
+}
+
+/// Which of its operations it carries out.
+#[derive(clap::Args)]
+struct Chosen {
+    /// Only these, such as `1-3,7`; all without it.
+    #[arg(long)]
+    only: Option<Operations>,
+}
+
+impl Chosen {
+    fn contains(&self, number: u64) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(number))
+    }
+}
+
+/// Say that this operation begins.
+fn begins(promises: &mut plugpull::Promises, number: u64, what: &str) -> std::io::Result<()> {
+    promises.mark(&operations::mark(number, what))
 }
 
 fn main() -> ExitCode {

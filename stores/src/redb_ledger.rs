@@ -15,7 +15,7 @@ use plugpull_protocol::workload::stores::{SLOTS, StoreSeen, StoreTransaction, pa
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::{
-    Place, dirs, tell,
+    Chosen, Place, dirs, tell,
     transactions::{self, Reader, Writer},
 };
 
@@ -28,6 +28,8 @@ pub(crate) enum Command {
         /// How many.
         #[arg(long)]
         transactions: u64,
+        #[command(flatten)]
+        chosen: Chosen,
         /// When a commit is durable.
         #[arg(long)]
         durability: Durability,
@@ -61,6 +63,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Run {
             place,
             transactions,
+            chosen,
             durability,
         } => {
             make(&place.dir)?;
@@ -69,7 +72,8 @@ pub(crate) fn run(command: Command) -> Result<()> {
                 db: Arc::clone(&db),
                 durability: durability.into(),
             };
-            transactions::work(&mut writer, RedbReader(db), place.seed, transactions)
+            let reader = RedbReader(db);
+            transactions::work(&mut writer, reader, place.seed, (transactions, &chosen))
         }
         Command::Look { dir } => tell(&look(&dir)?),
     }

@@ -19,7 +19,7 @@ use plugpull_protocol::workload::stores::{SLOTS, StoreSeen, StoreTransaction, pa
 use rusqlite::Connection;
 
 use crate::{
-    Place, dirs, tell,
+    Chosen, Place, dirs, tell,
     transactions::{self, Reader, Writer},
 };
 
@@ -32,6 +32,8 @@ pub(crate) enum Command {
         /// How many.
         #[arg(long)]
         transactions: u64,
+        #[command(flatten)]
+        chosen: Chosen,
         /// `delete` or `wal`.
         #[arg(long)]
         journal: String,
@@ -54,6 +56,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Run {
             place,
             transactions,
+            chosen,
             journal,
             synchronous,
         } => {
@@ -65,7 +68,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
             );
             writer.0.execute_batch(&settings)?;
             let reader = SqliteReader(open(&path)?);
-            transactions::work(&mut writer, reader, place.seed, transactions)
+            transactions::work(&mut writer, reader, place.seed, (transactions, &chosen))
         }
         Command::Look { dir } => tell(&look(&dir)?),
     }

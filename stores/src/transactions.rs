@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 use plugpull_protocol::workload::stores::{StoreTransaction, transaction_key};
 
-use crate::plugpull::Promises;
+use crate::{Chosen, begins, plugpull::Promises};
 
 /// A transactional store, as its writer has it.
 pub(crate) trait Writer {
@@ -27,12 +27,12 @@ pub(crate) trait Reader: Send {
     fn sees(&mut self, transaction: &StoreTransaction) -> Result<bool>;
 }
 
-/// Make so many transactions and say what is promised and what was served.
+/// Make those that are chosen of so many transactions, and say what is promised and what was served.
 pub(crate) fn work(
     writer: &mut dyn Writer,
     reader: impl Reader,
     seed: u64,
-    count: u64,
+    count: (u64, &Chosen),
 ) -> Result<()> {
     let mut promises = Promises::connect()?;
     let (announce, announced) = channel();
@@ -50,10 +50,11 @@ fn write(
     promises: &mut Promises,
     announce: Sender<StoreTransaction>,
     seed: u64,
-    count: u64,
+    (count, chosen): (u64, &Chosen),
 ) -> Result<()> {
-    for number in 1..=count {
+    for number in (1..=count).filter(|number| chosen.contains(*number)) {
         let transaction = StoreTransaction::of(seed, number);
+        begins(promises, number, "")?;
         let doing = || format!("carry out transaction {number}");
         if transaction.is_rolled_back() {
             writer.carry_out(&transaction).with_context(doing)?;

@@ -4,6 +4,7 @@
 //! a workload writes is derived from its seed by [`plan`], so guest and host
 //! agree on it without sending it.
 
+pub mod operations;
 pub mod plan;
 mod programs;
 pub mod sequences;

@@ -19,9 +19,10 @@ use plugpull_vm::lock::Slot;
 
 use super::{
     Failure, Outcome as Came, Stage, blame, capsules,
-    chart::{self, Drawing, Shown},
+    chart::{self, Drawing},
     cuts::Timeline,
     explore::{By, Checker, Plan, judge},
+    fewer::{Reruns, Shown},
     nested::{Deep, Dive, Recovery, Share},
     smallest::{self, Found},
     user::Question,
@@ -69,9 +70,25 @@ pub(super) fn run(
     stage.outcome.failures = condensed(&stage.outcome.failures, &ids);
     // One story for each oracle: the next failure is most often the same again.
     let mut told = BTreeSet::new();
+    let mut reruns = Reruns::of(stage, workload, cut, plan);
     for found in found {
-        if told.insert(found.oracle) {
-            work.tell(stage, &mut checker, &found)?;
+        if !told.insert(found.oracle) {
+            continue;
+        }
+        work.tell(stage, &mut checker, &found)?;
+        if let Some(reruns) = reruns.as_mut().filter(|_| found.deep.is_none()) {
+            let shown = Shown {
+                oracle: found.oracle,
+                class: planned.states[found.state].class,
+                at: found.at,
+            };
+            let detail = reruns.tell(stage, &mut checker, &shown)?;
+            stage.outcome.failures.push(Failure {
+                oracle: found.oracle,
+                detail,
+                state: Some(found.id),
+                laid: None,
+            });
         }
     }
     Ok(())
@@ -252,7 +269,7 @@ impl Work<'_> {
         let shown = planned.states.iter().enumerate().map(|(number, state)| {
             let guilty = guilty.get(&number);
             let looked_at = number < taken && self.is_ours(state);
-            Shown {
+            chart::Shown {
                 sum: format!("{:032x}", state.sum.0),
                 class: state.class.name(),
                 cut: guilty.map_or(state.spans[0].first.0.0, |guilty| guilty.at),
@@ -291,13 +308,7 @@ impl Work<'_> {
             return self.tell_deep(stage, checker, guilty, deep);
         }
         let planned = &self.states[guilty.state];
-        // Where the promise was broken, if the choice of survivors says the same there.
-        let at = CutPoint(Seq(guilty.at));
-        let within = |span: &Span| span.first <= at && at <= span.last;
-        let cut = match &planned.keep {
-            Keep::DurableOnly | Keep::Exactly(_) if planned.spans.first().is_some_and(within) => at,
-            _ => planned.cut,
-        };
+        let cut = cut_of(planned, guilty.at);
         let cut = PowerCut::new(self.plan.base, self.plan.recording, cut)?;
         let found = Found {
             cut: &cut,
@@ -355,6 +366,17 @@ impl Work<'_> {
             laid: None,
         });
         Ok(())
+    }
+}
+
+/// Where a state of this kind broke the promise of this cut, if the choice of survivors says the
+/// same there.
+pub(super) fn cut_of(planned: &PlannedState, at: u64) -> CutPoint {
+    let at = CutPoint(Seq(at));
+    let within = |span: &Span| span.first <= at && at <= span.last;
+    match &planned.keep {
+        Keep::DurableOnly | Keep::Exactly(_) if planned.spans.first().is_some_and(within) => at,
+        _ => planned.cut,
     }
 }
 

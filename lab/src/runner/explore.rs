@@ -188,6 +188,20 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// End its guest; the next look starts another.
+    pub(super) fn dismiss(&mut self) {
+        self.session = None;
+    }
+
+    /// One for another recording, of which it knows nothing.
+    pub(super) fn other(&self, name: &str) -> Self {
+        Checker {
+            name: format!("{name}-"),
+            fscked: Arc::clone(&self.fscked),
+            ..Checker::default()
+        }
+    }
+
     /// What its helpers begin with.
     pub(super) fn helped(&self) -> Helped {
         Helped {

@@ -13,6 +13,7 @@ mod cuts;
 mod distribution;
 mod everywhere;
 mod explore;
+mod fewer;
 mod flakey;
 mod initdb;
 mod load;

@@ -38,6 +38,8 @@ const CHECKPOINT_EVERY_MS: u64 = 700;
 const READER_EVERY_MS: u64 = 100;
 const SERVER_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// The session that is recorded.
+const LOAD: &str = "load";
 /// The page program: so many single-page writes, over so many pages.
 pub(super) const PAGE_WRITES: u32 = 4_000;
 pub(super) const PAGES: u32 = 64;
@@ -56,7 +58,10 @@ pub(super) fn run(stage: &mut Stage<'_>, workload: &Cuttable, cut: &PowerCut) ->
             let disk = stage.base(kind)?;
             let base = disk.view()?;
             let recording = match workload {
-                Cuttable::Program(program) => user::record(stage, program, cut, base.clone())?,
+                Cuttable::Program(program) => {
+                    let all = (LOAD, &program.all_operations());
+                    user::record(stage, all, program, cut, base.clone())?
+                }
                 _ => record(stage, workload, cut, base.clone())?,
             };
             (disk.name(), base, recording)
@@ -107,7 +112,7 @@ fn record(
     cut: &PowerCut,
     base: View,
 ) -> Result<Recording> {
-    let mut session = stage.session("load", base, true)?;
+    let mut session = stage.session(LOAD, base, true)?;
     session.mount_lower(&stage.case.lower)?;
     let at = session.mount(&stage.case.mount)?;
     session.watch_syncs()?;
@@ -134,7 +139,7 @@ fn record(
     stage.spent("load", start);
     stage.outcome.warnings = session.guest().warnings();
     session.pull_the_plug()?;
-    Recording::open(&stage.log("load"))
+    Recording::open(&stage.log(LOAD))
 }
 
 /// What has the power go there; a time counts from now.

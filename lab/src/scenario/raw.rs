@@ -119,6 +119,7 @@ pub(crate) struct RawPowerCut {
     pub(crate) nested: Number,
     pub(crate) prune: Flag,
     pub(crate) kinds: Texts,
+    pub(crate) reruns: Number,
 }
 
 #[derive(Debug, Deserialize)]
@@ -212,6 +213,7 @@ impl RawPowerCut {
             nested: self.nested.clone(),
             prune: self.prune.clone(),
             kinds: self.kinds.clone(),
+            reruns: over.reruns.clone().or_else(|| self.reruns.clone()),
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::{num::NonZeroU32, ops::Range, time::Duration};
 
 use plugpull_disk::explore::Classes;
-use plugpull_protocol::workload;
+use plugpull_protocol::workload::{self, operations::Operations};
 
 use super::{
     names::{Expect, OracleName, WalSync},
@@ -198,8 +198,10 @@ impl Conformance {
 pub struct Program {
     /// Host files copied into the guest, beside each other.
     pub files: Vec<HostFile>,
-    /// The workload; `{dir}` and `{seed}` stand for values.
+    /// The workload; `{dir}`, `{seed}` and `{operations}` stand for values.
     pub run: Argv,
+    /// How many operations it has, if it can be told which of them to carry out.
+    pub operations: Option<NonZeroU32>,
     /// What judges the state it leaves.
     pub judge: Judge,
 }
@@ -295,6 +297,9 @@ pub struct PowerCut {
     pub prune: bool,
     /// Which kinds of states, where it is cut everywhere.
     pub kinds: Classes,
+    /// How often the workload is run again at most, with fewer of its operations, to tell a
+    /// failure.
+    pub reruns: u32,
 }
 
 /// Where the power goes.
@@ -499,6 +504,11 @@ impl Program {
     /// as the scenario says, and is judged by what was promised to a cut.
     pub fn is_built_in(&self) -> bool {
         matches!(self.judge, Judge::Store(_))
+    }
+
+    /// All of its operations; none where it cannot be told which to carry out.
+    pub fn all_operations(&self) -> Operations {
+        Operations::all(self.operations.map_or(0, NonZeroU32::get))
     }
 
     fn prove(&self, wanted: &mut Vec<(Count, u64)>) {

@@ -24,7 +24,7 @@ use clap::Subcommand;
 use plugpull_protocol::workload::stores::{StoreSeen, log_key, log_value};
 
 use self::store::{LogFile, OnOpen};
-use crate::{Place, dirs, plugpull::Promises, tell};
+use crate::{Chosen, Place, begins, dirs, plugpull::Promises, tell};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -35,6 +35,8 @@ pub(crate) enum Command {
         /// How many servers are killed.
         #[arg(long)]
         rounds: u64,
+        #[command(flatten)]
+        chosen: Chosen,
         #[command(flatten)]
         faults: Faults,
     },
@@ -64,8 +66,9 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Run {
             place,
             rounds,
+            chosen,
             faults,
-        } => work(&place, rounds, faults),
+        } => work(&place, (rounds, &chosen), faults),
         Command::Serve { log, faults } => server::serve(&log, faults),
         Command::Look { dir } => {
             let log = path(&dir);
@@ -89,13 +92,15 @@ fn path(dir: &Path) -> PathBuf {
 const SYNCED: u64 = 4;
 const UNSYNCED: u64 = 3;
 
-fn work(place: &Place, rounds: u64, faults: Faults) -> Result<()> {
+fn work(place: &Place, (rounds, chosen): (u64, &Chosen), faults: Faults) -> Result<()> {
     let log = path(&place.dir);
     drop(LogFile::open(&log, OnOpen::Sync)?);
     dirs::sync(&place.dir)?;
     let mut promises = Promises::connect()?;
-    let mut writes = (0..).map(|n| (log_key(place.seed, n), log_value(place.seed, n)));
-    for _ in 0..rounds {
+    for round in (1..=rounds).filter(|round| chosen.contains(*round)) {
+        begins(&mut promises, round, "")?;
+        let first = (round - 1) * (SYNCED + UNSYNCED);
+        let mut writes = (first..).map(|n| (log_key(place.seed, n), log_value(place.seed, n)));
         let mut server = Server::start(&log, faults)?;
         let synced: Vec<_> = writes.by_ref().take(SYNCED as usize).collect();
         for (key, value) in &synced {

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use plugpull_disk::{CutTrigger, Recording, View};
 use plugpull_protocol::{
     Observation, Promise, Reply, WorkloadRequest,
+    workload::operations::Operations,
     workload::user::{Call, Ended, Keys, SocketRules, UserRan, UserRequest, UserSeen},
 };
 
@@ -48,11 +49,12 @@ const PROMISES_BYTES_MAX: u64 = 64 << 20;
 /// Run the program until its power is cut, or it ends, and keep the recording.
 pub(super) fn record(
     stage: &mut Stage<'_>,
+    (name, operations): (&str, &Operations),
     program: &Program,
     cut: &PowerCut,
     base: View,
 ) -> Result<Recording> {
-    let mut session = stage.session("load", base, true)?;
+    let mut session = stage.session(name, base, true)?;
     session.mount_lower(&stage.case.lower)?;
     let at = session.mount(&stage.case.mount)?;
     session.watch_syncs()?;
@@ -60,7 +62,8 @@ pub(super) fn record(
     if let Cuts::At(at) = &cut.cuts {
         session.disk().arm(power_cut::trigger(at)?)?;
     }
-    let pending = session.begin(workload(stage, &session, program, at, FOREVER))?;
+    let request = workload(stage, &session, (program, operations), at, FOREVER);
+    let pending = session.begin(request)?;
     let disk = session.disk().clone();
     let mut moment = Moment::new(stage, &session, program, &cut.cuts);
     let mut answer = None;
@@ -106,7 +109,7 @@ pub(super) fn record(
         disk.cut_now()?;
     }
     session.pull_the_plug()?;
-    Recording::open(&stage.log("load"))
+    Recording::open(&stage.log(name))
 }
 
 /// When the power of a program goes that does not end by itself.
@@ -168,7 +171,8 @@ pub(super) fn run_to_its_end(stage: &mut Stage<'_>, program: &Program) -> Result
     session.mount_lower(&stage.case.lower)?;
     let at = session.mount(&stage.case.mount)?;
     let start = Instant::now();
-    let request = workload(stage, &session, program, at, TO_ITS_END);
+    let all = program.all_operations();
+    let request = workload(stage, &session, (program, &all), at, TO_ITS_END);
     let Observation::User(UserSeen::Ran(ran)) = session.workload(request, TO_ITS_END * 2)? else {
         bail!("the guest answered a program with something else");
     };
@@ -214,12 +218,16 @@ pub(super) fn run_to_its_end(stage: &mut Stage<'_>, program: &Program) -> Result
 fn workload(
     stage: &Stage<'_>,
     session: &Session<'_>,
-    program: &Program,
+    (program, operations): (&Program, &Operations),
     at: &str,
     timeout: Duration,
 ) -> WorkloadRequest {
     let dir = own_dir(at);
-    let values = [("dir", dir.as_str()), ("seed", &seed(stage))];
+    let values = [
+        ("dir", dir.as_str()),
+        ("seed", &seed(stage)),
+        ("operations", &operations.to_string()),
+    ];
     WorkloadRequest::User(UserRequest::Run {
         program: Call {
             cwd: programs::guest_dir(&stage.case.scenario.name, program),

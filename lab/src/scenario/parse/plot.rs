@@ -126,7 +126,7 @@ fn only_numbers(over: &RawPowerCut, complaints: &mut Complaints) {
             complaints
                 .add(span, format!("`{key}` is the same in every profile"))
                 .expected(format!(
-                    "`{key}` in `[power-cut]`; `cuts` and `states` may change"
+                    "`{key}` in `[power-cut]`; `cuts`, `states` and `reruns` may change"
                 ));
         }
     }
@@ -165,14 +165,21 @@ fn plot(
     match (&workload.builtin, &workload.run) {
         (Some(name), None) => builtin(raw, complaints.one_of(name)?, workload, complaints),
         (None, Some(run)) => {
-            refuse_sizes(workload, &[], "a program of your own", complaints);
+            refuse_sizes(
+                workload,
+                &["operations"],
+                "a program of your own",
+                complaints,
+            );
             refuse_damage(workload, complaints);
             refuse_settings(workload, &[], complaints);
-            let run = complaints.argv(run, &["dir", "seed"]);
+            let operations = user::operations(run, &workload.operations, complaints);
+            let run = complaints.argv(run, &["dir", "seed", "operations"]);
             let judge = judge(raw, workload, complaints);
             let program = Program {
                 files: user::host_files(&workload.files, complaints),
                 run: run?,
+                operations: operations?,
                 judge: judge?,
             };
             user::is_brought(raw, &program, complaints);
@@ -448,6 +455,7 @@ fn power_cut(
     };
     let nested = nested(raw, cuts.as_ref(), complaints)?;
     let kinds = kinds(raw, cuts.as_ref(), complaints)?;
+    let reruns = reruns(raw, cuts.as_ref(), complaints)?;
     let fsck = raw.fsck.as_ref().is_none_or(|flag| *flag.get_ref());
     let prune = raw.prune.as_ref().is_none_or(|flag| *flag.get_ref());
     let Some(written) = &raw.states else {
@@ -465,6 +473,7 @@ fn power_cut(
             nested,
             prune,
             kinds,
+            reruns,
         });
     };
     let states = complaints.number("states", &raw.states, fewest, MAX_STATES)?;
@@ -483,8 +492,13 @@ fn power_cut(
         nested,
         prune,
         kinds,
+        reruns,
     })
 }
+
+/// Enough to find one operation among thousands, or a few among some dozens.
+const RERUNS: u32 = 24;
+const MAX_RERUNS: u64 = 1_000;
 
 /// More recoveries in a row than anybody sits through.
 const MAX_NESTED: u64 = 8;
@@ -511,6 +525,27 @@ fn nested(raw: &RawPowerCut, cuts: Option<&Cuts>, complaints: &mut Complaints) -
         return None;
     }
     u32::try_from(nested).ok()
+}
+
+/// How often the workload may be run again to tell a failure.
+fn reruns(raw: &RawPowerCut, cuts: Option<&Cuts>, complaints: &mut Complaints) -> Option<u32> {
+    let Some(written) = &raw.reruns else {
+        return Some(RERUNS);
+    };
+    let reruns = *written.get_ref();
+    if reruns > MAX_RERUNS {
+        complaints
+            .add(written.span(), format!("{reruns} reruns are too many"))
+            .expected(format!("at most {MAX_RERUNS}"));
+        return None;
+    }
+    if !matches!(cuts, None | Some(Cuts::Everywhere)) {
+        complaints
+            .add(written.span(), "`reruns` is for a cut everywhere")
+            .expected("neither `cuts` nor `cut`");
+        return None;
+    }
+    u32::try_from(reruns).ok()
 }
 
 /// Which kinds of states are looked at.

@@ -1,6 +1,8 @@
 //! The built-in workloads that are programs on the payload disk: their command
 //! lines from their parameters.
 
+use std::num::NonZeroU32;
+
 use super::complaints::Complaints;
 use crate::{
     programs::STORES,
@@ -25,7 +27,8 @@ pub(super) fn files(raw: &RawWorkload, complaints: &mut Complaints) -> Option<Pr
     if !is_on(&raw.fsync) {
         run.push("--no-fsync".to_owned());
     }
-    Some(program("files", run, common, StoreKind::Sequences(count)))
+    let kind = StoreKind::Sequences(count);
+    Some(program("files", count, (run, common), kind))
 }
 
 /// `log-store`: both kinds of fsync are on unless the file says otherwise.
@@ -39,7 +42,8 @@ pub(super) fn log_store(raw: &RawWorkload, complaints: &mut Complaints) -> Optio
     if !is_on(&raw.fsync_on_open) {
         words.push("--no-fsync-on-open".to_owned());
     }
-    Some(program("log", words, Vec::new(), StoreKind::Records))
+    let words = (words, Vec::new());
+    Some(program("log", rounds, words, StoreKind::Records))
 }
 
 /// `sqlite-ledger`: with what SQLite's documentation calls durable in this
@@ -53,24 +57,22 @@ pub(super) fn sqlite_ledger(raw: &RawWorkload, complaints: &mut Complaints) -> O
     };
     let synchronous = one_of(&raw.synchronous, durable, complaints);
     let words = [
-        transactions?,
         named("journal", journal?),
         named("synchronous", synchronous?),
     ];
-    Some(transactional("sqlite", &words))
+    Some(transactional("sqlite", transactions?, &words))
 }
 
 /// `redb-ledger`.
 pub(super) fn redb_ledger(raw: &RawWorkload, complaints: &mut Complaints) -> Option<Program> {
     let transactions = transactions(raw, complaints);
     let durability = one_of(&raw.durability, RedbDurability::Immediate, complaints);
-    let words = [transactions?, named("durability", durability?)];
-    Some(transactional("redb", &words))
+    let words = [named("durability", durability?)];
+    Some(transactional("redb", transactions?, &words))
 }
 
-fn transactions(raw: &RawWorkload, complaints: &mut Complaints) -> Option<Vec<String>> {
-    let count = complaints.number("transactions", &raw.transactions, 60, MAX_TRANSACTIONS)?;
-    Some(vec!["--transactions".to_owned(), count.to_string()])
+fn transactions(raw: &RawWorkload, complaints: &mut Complaints) -> Option<NonZeroU32> {
+    complaints.number("transactions", &raw.transactions, 60, MAX_TRANSACTIONS)
 }
 
 fn named(name: &str, value: impl Named) -> Vec<String> {
@@ -88,13 +90,19 @@ fn is_on(flag: &Flag) -> bool {
     flag.as_ref().is_none_or(|flag| *flag.get_ref())
 }
 
-fn transactional(name: &str, more: &[Vec<String>]) -> Program {
-    let seed = ["--seed", "{seed}"].map(str::to_owned);
-    let run = [&seed[..], &more.concat()].concat();
-    program(name, run, Vec::new(), StoreKind::Transactions)
+fn transactional(name: &str, count: NonZeroU32, more: &[Vec<String>]) -> Program {
+    let words = ["--seed", "{seed}", "--transactions"].map(str::to_owned);
+    let run = [&words[..], &[count.to_string()], &more.concat()].concat();
+    program(name, count, (run, Vec::new()), StoreKind::Transactions)
 }
 
-fn program(name: &str, run: Vec<String>, look: Vec<String>, kind: StoreKind) -> Program {
+fn program(
+    name: &str,
+    operations: NonZeroU32,
+    (mut run, look): (Vec<String>, Vec<String>),
+    kind: StoreKind,
+) -> Program {
+    run.extend(["--only", "{operations}"].map(str::to_owned));
     let argv = |act: &str, more: Vec<String>| {
         let words = [STORES, name, act, "{dir}"].map(str::to_owned);
         Argv::new([&words[..], &more].concat())
@@ -102,6 +110,7 @@ fn program(name: &str, run: Vec<String>, look: Vec<String>, kind: StoreKind) -> 
     Program {
         files: Vec::new(),
         run: argv("run", run),
+        operations: Some(operations),
         judge: Judge::Store(Store {
             kind,
             look: argv("look", look),

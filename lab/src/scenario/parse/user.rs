@@ -1,13 +1,20 @@
 //! The files of a user's program, and whether its commands name one of them.
 
+use std::num::NonZeroU32;
+
+use toml::Spanned;
+
 use super::{
     complaints::Complaints,
     diagnostic::{listed, nearest},
 };
 use crate::scenario::{
     HostFile, Judge, Program,
-    raw::{RawScenario, Texts},
+    raw::{Number, RawScenario, Texts},
 };
+
+/// More would not fit onto a command line.
+const MAX_OPERATIONS: u32 = 10_000;
 
 /// The host files of an array. They lie beside each other in the guest, so no
 /// two may have one name.
@@ -75,6 +82,39 @@ pub(super) fn is_brought(raw: &RawScenario, program: &Program, complaints: &mut 
             complaints
                 .add(file.span.clone(), message)
                 .expected("different names: all files lie beside each other in the guest");
+        }
+    }
+}
+
+/// How many operations a program has that takes a list of them.
+pub(super) fn operations(
+    run: &Spanned<Vec<Spanned<String>>>,
+    count: &Number,
+    complaints: &mut Complaints,
+) -> Option<Option<NonZeroU32>> {
+    let taken = run
+        .get_ref()
+        .iter()
+        .find(|word| word.get_ref().contains("{operations}"));
+    match (taken, count) {
+        (None, None) => Some(None),
+        (Some(_), Some(_)) => complaints
+            .number("operations", count, 1, MAX_OPERATIONS)
+            .map(Some),
+        (Some(word), None) => {
+            complaints
+                .add(word.span(), "`{operations}` of how many is not said")
+                .expected("`operations = …`, how many the program has");
+            None
+        }
+        (None, Some(count)) => {
+            complaints
+                .add(
+                    count.span(),
+                    "the program is not told which operations to carry out",
+                )
+                .expected("`{operations}` in `run`, for a list such as `1-3,7`");
+            None
         }
     }
 }

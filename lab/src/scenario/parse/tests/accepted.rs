@@ -33,6 +33,7 @@ fn a_file_means_what_it_says() {
             nested: 0,
             prune: true,
             kinds: Classes::ALL,
+            reruns: 24,
         },
     );
     assert_eq!(scenario.story(Profile::Full), Some(&story));
@@ -195,6 +196,16 @@ states = 2000
     assert!(matches!(program.judge, Judge::Check { .. }));
     assert_eq!((&cut.cuts, cut.states.get()), (&Cuts::Everywhere, 2000));
 
+    let counted = text
+        .replace("\"{seed}\"", "\"{operations}\"")
+        .replace("[check]", "operations = 9\n[check]");
+    match parse(&counted).expect("right").story(Profile::Smoke) {
+        Some(Story::PowerCut(Cuttable::Program(program), _)) => {
+            assert_eq!(program.all_operations().to_string(), "1-9");
+        }
+        other => panic!("{other:?}"),
+    }
+
     let files = text.replace(
         "[check]\nrun = [\"./mystore\", \"verify\", \"{dir}\", \"{ledger}\"]\n",
         "",
@@ -217,6 +228,14 @@ states = 2000
     assert_eq!(kinds(&files), Classes::ALL);
     let torn = format!("{files}kinds = [\"torn\", \"none\"]\n");
     assert_eq!(kinds(&torn), Classes::of([Class::None, Class::Torn]));
+    let reruns = |text: &str| match parse(text).expect("right").story(Profile::Smoke) {
+        Some(Story::PowerCut(_, cut)) => cut.reruns,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(reruns(&files), 24);
+    assert_eq!(reruns(&format!("{files}reruns = 0\n")), 0);
+    let smoke = format!("{files}[smoke.power-cut]\nreruns = 3\n");
+    assert_eq!(reruns(&smoke), 3);
     assert!(prunes(&files) && !prunes(&format!("{files}prune = false\n")));
 }
 
@@ -234,17 +253,17 @@ fn a_built_in_store_is_a_program_of_the_payload_disk() {
     };
     use OracleName as O;
     let files = program("builtin = \"files\"\nfsync = false\nsequences = 9");
-    let run = "files run {dir} --seed {seed} --sequences 9 --no-fsync";
+    let run = "files run {dir} --seed {seed} --sequences 9 --no-fsync --only {operations}";
     let oracles = vec![O::Recovery, O::Files, O::Fsck];
     assert_eq!(files, (run.into(), oracles, true));
     let log = program("builtin = \"log-store\"\nfsync_on_open = false");
-    let run = "log run {dir} --seed {seed} --rounds 12 --no-fsync-on-open";
+    let run = "log run {dir} --seed {seed} --rounds 12 --no-fsync-on-open --only {operations}";
     let oracles = vec![O::Recovery, O::Ledger, O::Served, O::Fsck];
     assert_eq!(log, (run.into(), oracles, true));
     let run = |lines: &str| program(lines).0;
     assert_eq!(
         run("builtin = \"redb-ledger\""),
-        "redb run {dir} --seed {seed} --transactions 60 --durability immediate"
+        "redb run {dir} --seed {seed} --transactions 60 --durability immediate --only {operations}"
     );
     // What SQLite calls durable depends on the journal.
     for (lines, settings) in [
@@ -257,7 +276,7 @@ fn a_built_in_store_is_a_program_of_the_payload_disk() {
     ] {
         let said = run(&format!("builtin = \"sqlite-ledger\"\n{lines}"));
         let start = "sqlite run {dir} --seed {seed} --transactions 60";
-        assert_eq!(said, format!("{start} {settings}"));
+        assert_eq!(said, format!("{start} {settings} --only {{operations}}"));
     }
 }
 

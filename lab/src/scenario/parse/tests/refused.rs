@@ -170,6 +170,8 @@ fn programs_and_their_files() {
         check("run = [\"./y\"]"),
         check("files = [\"b/x\"]\nrun = [\"./x\"]"),
         check("files = [\"y\"]"),
+        program("files = [\"x\"]\nrun = [\"./x\", \"{operations}\"]"),
+        program("files = [\"x\"]\nrun = [\"./x\"]\noperations = 9"),
     ]);
     assert_snapshot!(said);
 }
