@@ -72,6 +72,26 @@ impl Sandbox {
     }
 }
 
+impl Drop for Sandbox {
+    /// Nothing can be removed on which something is mounted, and tests mount filesystems of
+    /// their own.
+    fn drop(&mut self) {
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+        let places = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        let own: Vec<&Path> = places
+            .map(Path::new)
+            .filter(|place| place.starts_with(self.dir.path()))
+            .collect();
+        for place in own.iter().rev() {
+            let _ended = unmount(*place, UnmountFlags::DETACH);
+        }
+        let removed = fs::remove_dir_all(self.dir.path());
+        if let (Err(error), false) = (removed, std::thread::panicking()) {
+            panic!("{} is left behind: {error}", self.dir.path().display());
+        }
+    }
+}
+
 pub(crate) fn open_to_all(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }

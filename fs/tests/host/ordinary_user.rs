@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, chmod, mknodat};
-use rustix::mount::{MountFlags, mount, mount_bind};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{SERVER, Sandbox, Server, open_to_all, run, run_ok};
@@ -95,6 +95,13 @@ impl Home {
             .lines()
             .find(|line| line.contains(&on))
             .map(str::to_owned)
+    }
+}
+
+impl Drop for Home {
+    /// The file of another home, mounted on this one's, would keep it from being removed.
+    fn drop(&mut self) {
+        let _ended = unmount("/etc/fuse.conf", UnmountFlags::DETACH);
     }
 }
 
