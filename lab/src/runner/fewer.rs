@@ -58,6 +58,8 @@ pub(super) struct Reruns<'r> {
     /// How many there were, and how many did not come to their end.
     made: u32,
     broken: u32,
+    /// There should have been more.
+    stopped: bool,
 }
 
 /// A run with fewer operations in which the failure shows.
@@ -90,6 +92,7 @@ impl<'r> Reruns<'r> {
             until: Instant::now() + stage.bed.scale(AT_MOST),
             made: 0,
             broken: 0,
+            stopped: false,
         })
     }
 
@@ -116,7 +119,7 @@ impl<'r> Reruns<'r> {
         checker: &mut Checker<'a>,
         shown: &Shown,
     ) -> Result<String> {
-        (self.made, self.broken) = (0, 0);
+        (self.made, self.broken, self.stopped) = (0, 0, false);
         let all = self.program.all_operations();
         let begun = begun(self.plan.timeline, shown.at);
         let by_then = match begun.is_empty() {
@@ -167,7 +170,11 @@ impl<'r> Reruns<'r> {
         shown: &Shown,
         operations: Operations,
     ) -> Result<Option<Rerun>> {
-        if operations.is_empty() || self.left == 0 || Instant::now() > self.until {
+        if operations.is_empty() {
+            return Ok(None);
+        }
+        if self.left == 0 || Instant::now() > self.until {
+            self.stopped = true;
             return Ok(None);
         }
         self.left -= 1;
@@ -257,7 +264,7 @@ impl<'r> Reruns<'r> {
 
     /// What it cost, and what that leaves open.
     fn effort(&self) -> String {
-        let stopped = match self.left == 0 || Instant::now() > self.until {
+        let stopped = match self.stopped {
             true => ", the most that there may be",
             false => "",
         };

@@ -9,6 +9,7 @@
 mod capsules;
 mod guests;
 mod input;
+mod operations;
 mod processes;
 mod pruning;
 mod recording;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
             let tests = [
                 capsules::TESTS,
                 guests::TESTS,
+                operations::TESTS,
                 pruning::TESTS,
                 recording::TESTS,
                 runs::TESTS,

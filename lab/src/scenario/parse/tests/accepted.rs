@@ -355,6 +355,7 @@ fn the_suite_is_whole() {
             "notes-check 2/2/2 pass",
             "notes 2/4/4 pass",
             "page-power-cut 2/2/2 pass",
+            "postgres-everywhere 0/2/2 pass",
             "postgres-flakey 3/9/18 pass",
             "postgres-initdb 3/9/18 pass",
             "postgres-load 3/9/18 pass",
