@@ -24,6 +24,7 @@ use super::{
     explore::{By, Checker, Plan, judge},
     fewer::{Reruns, Shown},
     nested::{Deep, Dive, Recovery, Share},
+    pace::Pace,
     smallest::{self, Found},
     user::Question,
 };
@@ -183,6 +184,7 @@ impl Work<'_> {
         checker: &mut Checker<'a>,
         mut before_each: impl FnMut() -> Result<()>,
     ) -> Result<Vec<Guilty>> {
+        let pace = Pace::begin(stage);
         let mut cutter = Cutter::new(self.plan.base, self.plan.recording)?;
         let mut all = Vec::new();
         while !self.ends.load(Ordering::Relaxed) {
@@ -222,6 +224,7 @@ impl Work<'_> {
                 self.ends.store(true, Ordering::Relaxed);
             }
         }
+        pace.end(stage);
         Ok(all)
     }
 

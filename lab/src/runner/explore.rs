@@ -20,6 +20,7 @@ use super::{
     blame, capsules,
     chart::{self, Drawing, Shown},
     cuts::{Chosen, Timeline},
+    pace::Pace,
     power_cut::{PAGE_WRITES, PAGES},
     user::{self, Question},
 };
@@ -100,6 +101,7 @@ pub(super) fn run(
         stage.count(Count::DroppedCompletedCuts, u64::from(dropped > 0));
         cuts.push(cut);
     }
+    let pace = Pace::begin(stage);
     let mut checker = Checker::default();
     let mut budget = plan.states;
     let mut shown = Vec::new();
@@ -132,6 +134,7 @@ pub(super) fn run(
             ));
         }
     }
+    pace.end(stage);
     let drawing = Drawing {
         recording: plan.recording,
         timeline: plan.timeline,

@@ -18,6 +18,7 @@ mod flakey;
 mod initdb;
 mod load;
 mod nested;
+mod pace;
 mod power_cut;
 mod repro;
 mod smallest;
@@ -47,6 +48,7 @@ use crate::{
 };
 
 pub use capsules::{Guilty, Kept};
+pub use pace::Looked;
 pub use power_cut::Progress;
 pub use repro::{Again, again, shell_on};
 
@@ -67,6 +69,8 @@ pub struct Outcome {
     pub guilty: Vec<Guilty>,
     /// What became of their capsule; absent where none is made.
     pub capsule: Option<Kept>,
+    /// How fast each guest looked at crash states, where several were.
+    pub looked: Vec<Looked>,
 }
 
 impl Outcome {
@@ -80,6 +84,7 @@ impl Outcome {
         self.failures.extend(other.failures);
         self.warnings.extend(other.warnings);
         self.guilty.extend(other.guilty);
+        self.looked.extend(other.looked);
     }
 }
 
