@@ -120,12 +120,23 @@ impl Figure {
 
     /// The same figure, held against a limit on its median.
     #[must_use]
-    pub fn at_most(mut self, limit: f64) -> Self {
+    pub fn at_most(self, limit: f64) -> Self {
+        self.held_to(Bound::AtMost(limit))
+    }
+
+    /// The same figure, held against what its median should reach.
+    #[must_use]
+    pub fn at_least(self, limit: f64) -> Self {
+        self.held_to(Bound::AtLeast(limit))
+    }
+
+    fn held_to(mut self, bound: Bound) -> Self {
         if let Value::Sample { summary, .. } = &self.value {
-            self.goal = Some(Goal {
-                at_most: limit,
-                met: summary.median <= limit,
-            });
+            let met = match bound {
+                Bound::AtMost(limit) => summary.median <= limit,
+                Bound::AtLeast(limit) => summary.median >= limit,
+            };
+            self.goal = Some(Goal { bound, met });
         }
         self
     }
@@ -154,12 +165,16 @@ pub enum Value {
 pub enum Unit {
     /// Seconds.
     Seconds,
+    /// Thousandths of a second.
+    Milliseconds,
     /// 10⁶ bytes a second.
     MegabytesPerSecond,
     /// Operations a second.
     PerSecond,
     /// Percent.
     Percent,
+    /// Things counted.
+    Count,
 }
 
 /// Samples in brief.
@@ -195,10 +210,21 @@ impl Summary {
 /// What a figure should be.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Goal {
-    /// The median should not be above this, in the figure's unit.
-    pub at_most: f64,
-    /// Whether it is not.
+    /// What the median is held against.
+    #[serde(flatten)]
+    pub bound: Bound,
+    /// Whether it is so.
     pub met: bool,
+}
+
+/// What a median should not pass, in the figure's unit.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// It should not be above this.
+    AtMost(f64),
+    /// It should not be below this.
+    AtLeast(f64),
 }
 
 /// How often something was caught.
@@ -283,6 +309,14 @@ mod tests {
         };
         assert_eq!(figure(15.0), Some(true));
         assert_eq!(figure(14.9), Some(false));
+        let reached = |limit| {
+            Figure::sampled("x", Unit::PerSecond, &[10.0, 15.0, 90.0])
+                .and_then(|figure| figure.at_least(limit).goal)
+        };
+        assert_eq!(reached(15.0).map(|goal| goal.met), Some(true));
+        assert_eq!(reached(15.1).map(|goal| goal.met), Some(false));
+        let json = serde_json::to_value(reached(15.0)).expect("a value");
+        assert_eq!(json, serde_json::json!({"at_least": 15.0, "met": true}));
     }
 
     #[test]

@@ -17,7 +17,9 @@ use std::path::Path;
 
 pub use controls::{cases, controls};
 pub use disk::disk;
-pub use figures::{Figure, Goal, Group, Rate, Setting, Sheet, Summary, Unit, Value, costs, wilson};
+pub use figures::{
+    Bound, Figure, Goal, Group, Rate, Setting, Sheet, Summary, Unit, Value, costs, wilson,
+};
 pub use table::table;
 pub use vm::vm;
 

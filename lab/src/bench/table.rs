@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::figures::{Figure, Goal, Rate, Setting, Sheet, Unit, Value, wilson};
+use super::figures::{Bound, Figure, Goal, Rate, Setting, Sheet, Unit, Value, wilson};
 use crate::text::push_wrapped;
 
 /// Of the column with names; longer ones push the rest to the right.
@@ -80,7 +80,11 @@ fn push_figure(out: &mut String, figure: &Figure) {
 
 fn goal_text(goal: Goal, unit: Unit) -> String {
     let met = if goal.met { "ok" } else { "MISSED" };
-    format!("≤{}{} {met}", goal.at_most, unit.label().trim_end())
+    let (sign, limit) = match goal.bound {
+        Bound::AtMost(limit) => ('≤', limit),
+        Bound::AtLeast(limit) => ('≥', limit),
+    };
+    format!("{sign}{limit}{} {met}", unit.label().trim_end())
 }
 
 fn rate_text(rate: &Rate) -> String {
@@ -98,9 +102,11 @@ impl Unit {
     fn label(self) -> &'static str {
         match self {
             Self::Seconds => " s",
+            Self::Milliseconds => " ms",
             Self::MegabytesPerSecond => " MB/s",
             Self::PerSecond => "/s",
             Self::Percent => " %",
+            Self::Count => "",
         }
     }
 
@@ -109,8 +115,9 @@ impl Unit {
         match self {
             Self::Seconds if median < 10.0 => 2,
             Self::Seconds | Self::MegabytesPerSecond => 1,
-            Self::Percent => 1,
-            Self::PerSecond => 0,
+            Self::PerSecond if median < 100.0 => 1,
+            Self::Percent | Self::Milliseconds => 1,
+            Self::PerSecond | Self::Count => 0,
         }
     }
 }
