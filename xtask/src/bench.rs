@@ -1,6 +1,6 @@
 //! `bench`: prepares what is measured, prints the table, writes the JSON.
 
-use std::{collections::BTreeSet, fs::File, io::Write as _};
+use std::{collections::BTreeSet, fs::File, io::Write as _, num::NonZeroU32};
 
 use anyhow::{Context, Result, bail};
 use plugpull_lab::{
@@ -8,7 +8,7 @@ use plugpull_lab::{
     prepare::{self, Order},
     progress::{self, Progress},
     rundir::RunDir,
-    scenario::{Case, ImageName, Profile, image_names},
+    scenario::{Case, Fs, ImageName, Named, Profile, image_names},
     select::{Filter, Selection, Shard},
     sharing::Sharing,
 };
@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::{
     commands::{Exit, Mistake},
-    options::{Bench, BenchFs, BenchWhat},
+    options::{Bench, BenchFs, BenchStates, BenchWhat},
     test::{self, Run},
 };
 
@@ -102,6 +102,7 @@ fn measure(home: &Home, what: &BenchWhat, progress: &dyn Progress) -> Result<She
                 bench::disk(stage, &image, *rounds)
             })
         }
+        BenchWhat::States(args) => measure_states(home, args, progress),
         BenchWhat::Controls {
             filter,
             profile,
@@ -123,6 +124,25 @@ fn measure(home: &Home, what: &BenchWhat, progress: &dyn Progress) -> Result<She
             })
         }
     }
+}
+
+fn measure_states(home: &Home, args: &BenchStates, progress: &dyn Progress) -> Result<Sheet> {
+    let lowers = args.lower.iter().map(|name| {
+        Fs::from_name(name).ok_or_else(|| Mistake::text(format!("no filesystem is called {name}")))
+    });
+    let states = bench::States {
+        image: known(home, &args.image)?,
+        lowers: lowers.collect::<Result<_, _>>()?,
+        states: args.states,
+        postgres: NonZeroU32::new(args.postgres),
+        again: args.again,
+        rounds: args.rounds,
+    };
+    let cases = states.cases(home).map_err(Mistake::new)?;
+    let order = order(Profile::Smoke, &[], &cases);
+    on_stage(home, &order, progress, |stage| {
+        bench::states(stage, &states)
+    })
 }
 
 /// The image of this name, or a mistake of the caller's.

@@ -1,6 +1,6 @@
 //! The command line, as clap reads it.
 
-use std::path::PathBuf;
+use std::{num::NonZeroU32, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -281,6 +281,9 @@ pub(crate) enum BenchWhat {
     /// where only the bench sees it. passthrough_hp is built from Debian's packages once;
     /// bindfs, git and PostgreSQL are installed where they are missing.
     Fs(BenchFs),
+    /// Crash states checked a second, beside the bare limit and prefixes replayed with
+    /// dm-log-writes
+    States(BenchStates),
     /// How often each control is caught by nature, over many runs
     Controls {
         /// Only cases whose name contains this; * and ? match as in a shell
@@ -317,6 +320,29 @@ pub(crate) struct BenchFs {
     /// Measure on this empty directory instead of a new ext4
     #[arg(long, value_name = "DIR")]
     pub(crate) lower: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchStates {
+    /// The filesystems below, separated by commas
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "ext4,xfs,btrfs",
+          value_parser = ["ext4", "xfs", "btrfs"])]
+    pub(crate) lower: Vec<String>,
+    /// Crash states, and prefixes, of each; below 200 one guest does all
+    #[arg(long, value_name = "N", default_value = "300")]
+    pub(crate) states: NonZeroU32,
+    /// PostgreSQL states in each round; 0 leaves them out
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    pub(crate) postgres: u32,
+    /// So often a failing state is shown again in each round; 0 leaves that out
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) again: u32,
+    /// Rounds
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: u32,
+    /// The guests' image
+    #[arg(long, value_name = "NAME", default_value = "debian13")]
+    pub(crate) image: String,
 }
 
 #[derive(Debug, Args)]

@@ -17,7 +17,7 @@ const SCHEMA: u32 = 1;
 pub struct Sheet {
     /// Version of this format.
     pub schema: u32,
-    /// Which bench: `vm`, `disk` or `controls`.
+    /// Which bench: `vm`, `disk`, `states` or `controls`.
     pub bench: &'static str,
     /// Where it ran.
     pub setting: Setting,

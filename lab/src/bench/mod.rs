@@ -1,5 +1,6 @@
 //! Figures: how fast guests come up, what the recording disk costs against
-//! named peers, how often controls are caught by nature.
+//! named peers, how many crash states are checked in a second, how often
+//! controls are caught by nature.
 //!
 //! Nothing here passes or fails: a bench shows, tests judge. What is compared
 //! is measured in one run, its peers taking turns within each round, so that
@@ -10,6 +11,7 @@ mod dd;
 mod disk;
 mod figures;
 pub mod fs;
+mod states;
 mod table;
 mod vm;
 
@@ -20,6 +22,7 @@ pub use disk::disk;
 pub use figures::{
     Bound, Figure, Goal, Group, Rate, Setting, Sheet, Summary, Unit, Value, costs, wilson,
 };
+pub use states::{States, states};
 pub use table::table;
 pub use vm::vm;
 

@@ -113,7 +113,7 @@ impl Unit {
     /// Digits behind the point that a number of this size deserves.
     fn digits(self, median: f64) -> usize {
         match self {
-            Self::Seconds if median < 10.0 => 2,
+            Self::Seconds | Self::PerSecond if median < 10.0 => 2,
             Self::Seconds | Self::MegabytesPerSecond => 1,
             Self::PerSecond if median < 100.0 => 1,
             Self::Percent | Self::Milliseconds => 1,
