@@ -1,6 +1,8 @@
 //! Workloads on a real PostgreSQL server, started and stopped here.
 
 mod check;
+mod checksums;
+mod files;
 mod initdb;
 mod ledger;
 mod load;
@@ -29,7 +31,7 @@ pub(super) fn run(request: WorkloadRequest, env: &Env) -> anyhow::Result<Observa
             timeout_ms,
         } => initdb::initdb(env, Path::new(&dir), &args, ms(timeout_ms)).map(Observation::Tool),
         WorkloadRequest::PgChecksums { dir, timeout_ms } => {
-            let seen = check::checksums(env, Path::new(&dir), ms(timeout_ms))?;
+            let seen = checksums::whole(env, Path::new(&dir), ms(timeout_ms))?;
             Ok(Observation::Checksums(Box::new(seen)))
         }
         WorkloadRequest::PgFirstStart { dir, timeout_ms } => {

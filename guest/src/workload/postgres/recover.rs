@@ -10,7 +10,8 @@ use plugpull_protocol::workload::{BadRow, ConnRows, Recovered, ServerRun};
 use postgres::Client;
 
 use super::server::{Server, Started};
-use super::{check, sound};
+use super::sound::Table;
+use super::{check, checksums, sound};
 use crate::workload::Env;
 
 /// How many bad rows of a connection are described.
@@ -52,14 +53,15 @@ pub(super) fn run(
         }
     };
     lap(&mut seen.took_ms, "start");
-    // Before anything is read: reading leaves hints in pages. Where the tables cannot be listed,
-    // pg_amcheck says what is wrong.
-    let known = full.then(|| server.connect(timeout).and_then(|c| sound::tables(c, dir)));
-    let known = known.and_then(Result::ok);
+    let mut known = None;
     if full {
+        known = hashed(&server, dir, timeout).ok();
         lap(&mut seen.took_ms, "hash");
     }
-    match server.connect(timeout).and_then(|c| tables(c, seed)) {
+    // A session that could list the tables reads them too.
+    let (client, known) = known.unzip();
+    let client = client.map_or_else(|| server.connect(timeout), Ok);
+    match client.and_then(|client| tables(client, seed)) {
         Ok(tables) => seen.tables = Some(tables),
         Err(e) => seen.read_error = Some(format!("{e:#}")),
     }
@@ -73,10 +75,18 @@ pub(super) fn run(
     seen.server.answered = seen.tables.is_some();
     // It refuses a cluster that was not shut down.
     if full && seen.server.exit == Some(0) {
-        seen.checksums = Some(check::checksums(env, dir, timeout)?);
+        seen.checksums = Some(checksums::changed(env, dir, timeout)?);
         lap(&mut seen.took_ms, "checksums");
     }
     Ok(seen)
+}
+
+/// The tables as they are before anything is read, because reading leaves hints in pages; and a
+/// session that could list them. Where that fails, `pg_amcheck` says what is wrong.
+fn hashed(server: &Server, dir: &Path, timeout: Duration) -> anyhow::Result<(Client, Vec<Table>)> {
+    let mut client = server.connect(timeout)?;
+    let tables = sound::tables(&mut client, dir)?;
+    Ok((client, tables))
 }
 
 /// Read the ledger's tables and compare every row with what its transaction

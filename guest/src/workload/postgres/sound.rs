@@ -1,38 +1,56 @@
-//! Tables that `pg_amcheck` has found sound, by their bytes. What it says of a table depends on
-//! that table, its indexes and its TOAST, and nearly all of a cluster, the catalogs, is the same
-//! in every state that a power cut may leave: it is looked through once by each guest.
+//! Tables that `pg_amcheck` and files that `pg_checksums` has found sound, by their bytes. What is
+//! said of a table depends on that table, its indexes and its TOAST, and nearly all of a cluster,
+//! the catalogs, is the same in every state that a power cut may leave: it is looked through once
+//! by each guest.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::hash::Hasher as _;
-use std::io::{ErrorKind, Read as _};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
 use postgres::Client;
 use twox_hash::XxHash64;
 
+use super::files::{self, DataFile, Reader};
+
 /// Above so many tables naming them is no gain.
 const NAMED: usize = 40;
+
+/// The files of so many tables are open at once: a table has a few.
+const TOGETHER: usize = 32;
 
 /// Each table with the files of everything that is looked through together with it. Temporary
 /// tables are nobody else's.
 const GROUPS: &str = "
     SELECT n.nspname, c.relname, array_agg(pg_relation_filepath(p.oid) ORDER BY p.oid)
-    FROM pg_class c
+    FROM (
+        SELECT oid, oid FROM pg_class
+        UNION ALL SELECT oid, reltoastrelid FROM pg_class WHERE reltoastrelid <> 0
+        UNION ALL SELECT indrelid, indexrelid FROM pg_index
+        UNION ALL SELECT t.oid, i.indexrelid
+            FROM pg_class t JOIN pg_index i ON i.indrelid = t.reltoastrelid
+    ) p(tab, oid)
+    JOIN pg_class c ON c.oid = p.tab
     JOIN pg_namespace n ON n.oid = c.relnamespace
-    CROSS JOIN LATERAL (
-        SELECT c.oid
-        UNION SELECT c.reltoastrelid WHERE c.reltoastrelid <> 0
-        UNION SELECT indexrelid FROM pg_index WHERE indrelid IN (c.oid, c.reltoastrelid)
-    ) p(oid)
     WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't'
     GROUP BY n.nspname, c.relname";
 
-/// The tables that were found sound, by the hash of their bytes.
+/// What was found sound, by the hash of its bytes.
 #[derive(Debug, Default)]
-pub(crate) struct Sound(Mutex<HashSet<u64>>);
+pub(crate) struct Sound {
+    tables: Hashes,
+    files: Hashes,
+}
+
+#[derive(Debug, Default)]
+struct Hashes(Mutex<HashSet<u64>>);
+
+impl Hashes {
+    fn lock(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// A table, with the hash of all that belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,54 +70,37 @@ impl Table {
 
 /// All tables of the database, hashed as they are on disk. Nothing may have been changed since the
 /// server came up: what it recovered it has written by then (the checkpoint at the end of recovery).
-pub(super) fn tables(mut client: Client, dir: &Path) -> anyhow::Result<Vec<Table>> {
-    let rows = client.query(GROUPS, &[]).context("list the tables")?;
-    rows.iter()
-        .map(|row| {
-            let (schema, name): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+pub(super) fn tables(client: &mut Client, dir: &Path) -> anyhow::Result<Vec<Table>> {
+    let mut listed = Vec::new();
+    for row in client.query(GROUPS, &[]).context("list the tables")? {
+        let files: Vec<Option<String>> = row.try_get(2)?;
+        let files: Vec<String> = files.into_iter().flatten().collect();
+        listed.push((row.try_get(0)?, row.try_get(1)?, files));
+    }
+    let mut reader = Reader::new();
+    let mut tables = Vec::new();
+    for together in listed.chunks(TOGETHER) {
+        let files = together.iter().flat_map(|(_, _, files)| files);
+        let opened = files.map(|file| files::ahead(&dir.join(file)));
+        let mut opened = opened.collect::<anyhow::Result<Vec<_>>>()?.into_iter();
+        for (schema, name, files) in together {
             let mut hasher = XxHash64::with_seed(0);
-            let files: Vec<Option<String>> = row.try_get(2)?;
-            for file in files.into_iter().flatten() {
+            for (file, opened) in files.iter().zip(&mut opened) {
                 hasher.write(file.as_bytes());
-                hash(&dir.join(file), &mut hasher)?;
+                reader.relation(&dir.join(file), opened, &mut hasher)?;
             }
-            Ok(Table {
-                schema,
-                name,
-                hash: hasher.finish(),
-            })
-        })
-        .collect()
-}
-
-/// Hash a relation's main fork, all segments of it.
-fn hash(first: &Path, hasher: &mut XxHash64) -> anyhow::Result<()> {
-    let mut block = vec![0; 256 << 10];
-    for segment in 0.. {
-        let mut path = first.as_os_str().to_owned();
-        if segment > 0 {
-            path.push(format!(".{segment}"));
-        }
-        let mut file = match File::open(&path) {
-            Err(error) if segment > 0 && error.kind() == ErrorKind::NotFound => return Ok(()),
-            opened => opened.with_context(|| format!("open {}", path.display()))?,
-        };
-        loop {
-            match file.read(&mut block) {
-                Ok(0) => break,
-                Ok(read) => hasher.write(&block[..read]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).context(format!("read {}", path.display())),
-            }
+            let (schema, name) = (String::clone(schema), String::clone(name));
+            let hash = hasher.finish();
+            tables.push(Table { schema, name, hash });
         }
     }
-    Ok(())
+    Ok(tables)
 }
 
 impl Sound {
     /// Those of the tables that are not known to be sound; `None` where that is nearly all.
     pub(super) fn unknown(&self, tables: &[Table]) -> Option<Vec<Table>> {
-        let sound = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sound = self.tables.lock();
         let unknown = tables.iter().filter(|table| !sound.contains(&table.hash));
         let unknown: Vec<Table> = unknown.cloned().collect();
         (unknown.len() <= NAMED).then_some(unknown)
@@ -107,33 +108,27 @@ impl Sound {
 
     /// Nothing was found wrong with these.
     pub(super) fn found(&self, tables: &[Table]) {
-        let mut sound = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sound.extend(tables.iter().map(|table| table.hash));
+        let hashes = tables.iter().map(|table| table.hash);
+        self.tables.lock().extend(hashes);
+    }
+
+    /// Those of the files that are not known to be sound.
+    pub(super) fn unknown_files(&self, files: &[DataFile]) -> Vec<DataFile> {
+        let sound = self.files.lock();
+        let unknown = files.iter().filter(|file| !sound.contains(&file.hash));
+        unknown.cloned().collect()
+    }
+
+    /// Nothing was found wrong with these.
+    pub(super) fn found_files<'a>(&self, files: impl IntoIterator<Item = &'a DataFile>) {
+        let hashes = files.into_iter().map(|file| file.hash);
+        self.files.lock().extend(hashes);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_segment_counts_and_a_missing_relation_is_an_error() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let first = dir.path().join("16384");
-        let hashed = || {
-            let mut hasher = XxHash64::with_seed(0);
-            hash(&first, &mut hasher).map(|()| hasher.finish())
-        };
-        assert!(hashed().is_err());
-        std::fs::write(&first, [1; 600_000]).expect("written");
-        let one = hashed().expect("hashed");
-        assert_eq!(hashed().expect("again"), one);
-        std::fs::write(dir.path().join("16384.1"), [1; 5]).expect("written");
-        let two = hashed().expect("hashed");
-        assert_ne!(one, two);
-        std::fs::write(dir.path().join("16384.1"), [2; 5]).expect("written");
-        assert_ne!(hashed().expect("hashed"), two);
-    }
 
     #[test]
     fn what_was_found_sound_is_known_by_its_bytes() {
@@ -151,5 +146,25 @@ mod tests {
         let unknown = sound.unknown(&changed).expect("few");
         assert_eq!(unknown[0].pattern(), "\"public\".\"a\"\"b\"");
         assert_eq!(unknown.len(), 1);
+    }
+
+    #[test]
+    fn a_file_is_known_in_one_place_and_tables_are_not_files() {
+        let file = |path: &str, hash| DataFile {
+            path: path.into(),
+            bytes: 8192,
+            hash,
+        };
+        let sound = Sound::default();
+        let all = [file("base/1/1", 1), file("base/1/2", 2)];
+        assert_eq!(sound.unknown_files(&all), all);
+        sound.found(&[Table {
+            schema: "public".into(),
+            name: "t".into(),
+            hash: 1,
+        }]);
+        assert_eq!(sound.unknown_files(&all), all);
+        sound.found_files(&all[..1]);
+        assert_eq!(sound.unknown_files(&all), all[1..]);
     }
 }

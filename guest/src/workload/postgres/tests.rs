@@ -390,6 +390,97 @@ fn planted_losses_are_seen_by_the_oracles() {
     assert!(found[0].detail.contains("600 promised transactions"));
 }
 
+/// How many files were read for `pg_checksums`, and how many of them it was not given.
+fn left_out(recovered: &Recovered) -> (usize, usize) {
+    let checksums = recovered.checksums.as_ref().expect("asked");
+    let first = checksums.exited.stdout.lines().next().expect("a line");
+    let counts = first.split_once(" files were read; left out, as they were found sound: ");
+    let (read, out) = counts.unwrap_or_else(|| panic!("{first}"));
+    let number = |text: &str| text.parse().expect("a number");
+    (number(read), number(out))
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: see the head of this file"]
+fn a_file_that_was_sound_is_checked_again_once_it_is_another() {
+    let bench = Bench::new(0, |_| ());
+    bench.prepare();
+    bench.ledger(60, 60_000);
+    let first = bench.recover();
+    assert_eq!(bench.judged(&first), []);
+    let (read, out) = left_out(&first);
+    assert!(read > 900 && out == 0, "{first:?}");
+    // Each start of a server writes a few files; the second also the hints of the first's look.
+    bench.recover();
+    let known = bench.recover();
+    let (read, out) = left_out(&known);
+    assert!(out < read && out > read - 30, "{known:?}");
+    let scanned = known
+        .checksums
+        .as_ref()
+        .expect("asked")
+        .exited
+        .stdout
+        .contains("Files scanned:");
+    assert!(scanned, "{known:?}");
+
+    let table = bench.relation("ledger_b");
+    let template = Path::new(&bench.data()).join("base/1/1255");
+    for (victim, oracles) in [
+        (table, &["log", "checksums"][..]),
+        (template, &["checksums"]),
+    ] {
+        let whole = std::fs::read(&victim).expect("read");
+        let mut flipped = whole.clone();
+        flipped[8192 + 8000] ^= 4;
+        std::fs::write(&victim, &flipped).expect("written");
+        for again in 0..2 {
+            let recovered = bench.recover();
+            let (_, out) = left_out(&recovered);
+            assert!(out > 0, "{recovered:?}");
+            let found = bench.judged(&recovered);
+            let found = oracles.iter().filter(|name| names(&found).contains(name));
+            assert_eq!(found.count(), oracles.len(), "{again}: {recovered:?}");
+            let bad = &recovered.checksums.expect("asked").bad;
+            let bad: Vec<_> = bad.iter().map(|b| (Path::new(&b.file), b.block)).collect();
+            assert_eq!(bad, [(&*victim, 1)]);
+        }
+        // Half a page more.
+        let longer = [&whole[..], &[0; 4096]].concat();
+        std::fs::write(&victim, longer).expect("written");
+        let seen = bench.recover().checksums.expect("asked");
+        let named = format!("in file \"{}\": read 4096 of 8192", victim.display());
+        assert!(
+            seen.complaints.iter().any(|c| c.contains(&named)),
+            "{seen:?}"
+        );
+        std::fs::write(&victim, &whole).expect("written");
+        assert_eq!(bench.judged(&bench.recover()), []);
+    }
+
+    // Tables that cannot be hashed are read and looked through all the same.
+    let large_objects = bench.relation("pg_largeobject");
+    let aside = bench.dir.path().join("aside");
+    std::fs::rename(&large_objects, &aside).expect("moved");
+    let seen = bench.recover();
+    assert!(
+        seen.tables.is_some() && seen.read_error.is_none(),
+        "{seen:?}"
+    );
+    assert_eq!(names(&bench.judged(&seen)), ["log", "amcheck"], "{seen:?}");
+    std::fs::rename(&aside, &large_objects).expect("moved");
+
+    // A directory elsewhere is for pg_checksums to follow.
+    std::os::unix::fs::symlink("/nowhere", Path::new(&bench.data()).join("pg_tblspc/16999"))
+        .expect("linked");
+    let seen = bench.recover().checksums.expect("asked");
+    assert!(
+        seen.exited.stdout.starts_with("there are tablespaces"),
+        "{seen:?}"
+    );
+    assert!(!seen.exited.success(), "{seen:?}");
+}
+
 #[test]
 #[ignore = "needs PostgreSQL: see the head of this file"]
 fn a_ledger_left_alone_runs_to_its_end_and_recycles_its_wal() {
