@@ -218,8 +218,8 @@ fn notes() -> Vec<String> {
          without its start; of several guests the sum. Not in it: recording, planning, starting \
          guests. In it: making the state, swapping the disk, mount, recovery, reading, \
          unmounting, judging",
-        "fewer than 200 states get one guest, and so does a run for which no second slot is \
-         free; the goals are of two guests on two cores",
+        "a run that would end within ten seconds gets one guest, and so does one for which no \
+         second slot is free; the goals are of two guests on two cores",
         "with fsck: also the filesystem's own checker, once for each content after recovery",
         "pruned: as a scenario runs unless it says otherwise; a state that differs from one \
          before only where nobody looked is judged by that look",

@@ -27,6 +27,7 @@ use super::{
     pace::Pace,
     smallest::{self, Found},
     user::Question,
+    worth::Worth,
 };
 use crate::{
     oracle::Ledger,
@@ -125,9 +126,6 @@ struct Work<'w> {
 /// So many of the other guilty states are named.
 const NAMED: usize = 3;
 
-/// So many states are worth another guest.
-const WORTH_A_GUEST: usize = 200;
-
 impl Work<'_> {
     /// Look at all of them: in the guest of `checker`, and in as many more as
     /// there are free slots for. What was found, in the order of the plan.
@@ -150,11 +148,11 @@ impl Work<'_> {
                 found.map(|found| (found, outcome))
             };
             let mut helpers = Vec::new();
+            let mut worth = Worth::of(self.states.len());
             let own = self.look(stage, checker, || {
                 let most = bed.guests_at_once() - 1;
-                let taken = self.next.load(Ordering::Relaxed);
-                let left = self.states.len().saturating_sub(taken);
-                if helpers.len() < most.min(left / WORTH_A_GUEST)
+                if helpers.len() < most
+                    && worth.is_another(self.next.load(Ordering::Relaxed), helpers.len())
                     && let Some(slot) = bed.free_slot()?
                 {
                     let number = helpers.len() + 2;

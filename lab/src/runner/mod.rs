@@ -24,6 +24,7 @@ mod repro;
 mod smallest;
 mod user;
 mod whose;
+mod worth;
 mod writers;
 
 use std::{
