@@ -11,8 +11,12 @@ use crate::report::{ClassOf, Epoch, Exploration};
 /// Height of a drawing's own units.
 const HEIGHT: f64 = 100.0;
 
-/// All that is shown of an exploration.
-pub(super) fn exploration(out: &mut String, of: &Exploration) {
+/// Why a state is judged without a look at it.
+const SPARED: &str = "were judged by a look at a state that differs only where nothing was read: not \
+                      by mounting, recovery, the check, unmounting or fsck";
+
+/// All that is shown of an exploration, of which so many looks were spared.
+pub(super) fn exploration(out: &mut String, of: &Exploration, spared: u64) {
     let (planned, kept, broken) = of.counts();
     let unseen = planned.saturating_sub(kept + broken);
     summary(out, of, (planned, kept, broken));
@@ -31,7 +35,7 @@ pub(super) fn exploration(out: &mut String, of: &Exploration) {
     epochs(out, of);
     out.push_str("</div>");
     kinds(out, of);
-    left_out(out, of, unseen);
+    left_out(out, of, (unseen, spared));
     guilty(out, of, broken);
     epoch_table(out, &of.epochs);
 }
@@ -296,10 +300,11 @@ fn meaning(class: &str) -> &'static str {
     }
 }
 
-fn left_out(out: &mut String, of: &Exploration, unseen: u64) {
+fn left_out(out: &mut String, of: &Exploration, (unseen, spared): (u64, u64)) {
     let planned = of.left_out.iter().map(|of| (of.count, of.why.as_str()));
     let unseen = (unseen > 0).then_some((unseen, of.unseen_because.as_str()));
-    let all: Vec<_> = planned.chain(unseen).collect();
+    let spared = (spared > 0).then_some((spared, SPARED));
+    let all: Vec<_> = planned.chain(unseen).chain(spared).collect();
     if all.is_empty() {
         return;
     }

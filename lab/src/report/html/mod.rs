@@ -408,7 +408,10 @@ fn all_explorations(out: &mut String, report: &Report, explorations: &Exploratio
             Escaped(&result.name)
         );
         match drawn {
-            Ok(drawn) => chart::exploration(out, drawn),
+            Ok(drawn) => {
+                let spared = result.counts.named("pruned_looks");
+                chart::exploration(out, drawn, spared);
+            }
             Err(why) => {
                 let why = Escaped(why);
                 let _ = write!(out, "<p class=\"warn\">It cannot be shown: {why}</p>");
