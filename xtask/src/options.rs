@@ -159,8 +159,8 @@ pub(crate) struct Test {
 /// Which failing state.
 #[derive(Debug, Args)]
 pub(crate) struct Failure {
-    /// An id from a report, as notes::debian13::ext4::native@e3-18d8d609 or
-    /// notes/ext4@e3-18d8d609; or a capsule: failures.capsule in the directory of a test
+    /// An id from a report, as notes::debian13::ext4::native@e3-a4bd89d0 or
+    /// notes/ext4@e3-a4bd89d0; or a capsule: failures.capsule in the directory of a test
     #[arg(value_name = "ID|CAPSULE")]
     pub(crate) failure: String,
     /// Which state of the capsule; the first that the report told of unless given
