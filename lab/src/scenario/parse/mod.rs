@@ -5,6 +5,7 @@ mod complaints;
 pub(super) mod diagnostic;
 mod parts;
 mod plot;
+mod power_cut;
 mod stores;
 #[cfg(test)]
 mod tests;
