@@ -128,6 +128,7 @@ impl<'r> Reruns<'r> {
         };
         // The operation that had begun last is guilty more often than not.
         let last = begun.last().map(|last| Operations::from_iter([*last]));
+        let last = last.filter(|last| *last != by_then);
         let mut found = None;
         for operations in last.into_iter().chain([by_then]) {
             if found.is_none() {
@@ -189,6 +190,10 @@ impl<'r> Reruns<'r> {
             self.broken += 1;
             return Ok(None);
         };
+        if !stage.bed.setup().keep {
+            // Who still reads it has it open.
+            let _ = std::fs::remove_file(stage.log(&name));
+        }
         let timeline = Timeline::of(&recording);
         let mut checker = checker.other(&name);
         let guilty = self.guilty(stage, &mut checker, shown, (&recording, &timeline))?;
