@@ -27,6 +27,19 @@ use plugpull_tests::{DISK, IMAGE, Stage, ext4};
 /// Makes this binary a test process that plays a part, instead of the suite.
 const PART: &str = "PLUGPULL_BAD_DAY";
 
+/// The scenario of one case on a small disk, without its workload.
+const SMALL_CASE: &str = r#"
+about = "A bad day"
+
+[matrix]
+image = ["debian13"]
+lower = ["ext4"]
+mount = ["native"]
+
+[disk]
+size = "64 MiB"
+"#;
+
 /// A test, as the suite lists it.
 type Test = (&'static str, fn() -> Result<()>);
 

@@ -45,16 +45,6 @@ for number in (n for n in range(1, 8) if chosen(n, only)):
 "#;
 
 const SCENARIO: &str = r#"
-about = "A program that forgets to sync"
-
-[matrix]
-image = ["debian13"]
-lower = ["ext4"]
-mount = ["native"]
-
-[disk]
-size = "64 MiB"
-
 [workload]
 files      = ["forgets.py", "plugpull.py"]
 run        = ["python3", "./forgets.py", "{dir}", "{operations}"]

@@ -13,16 +13,6 @@ pub(crate) const TESTS: &[Test] = &[("what_is_pruned_is_told_right", what_is_pru
 
 /// It promises what it has not synced, so that some states keep and some break a promise.
 const SCENARIO: &str = r#"
-about = "A program that does not sync"
-
-[matrix]
-image = ["debian13"]
-lower = ["ext4"]
-mount = ["native"]
-
-[disk]
-size = "64 MiB"
-
 [workload]
 builtin   = "files"
 sequences = 12

@@ -18,7 +18,7 @@ use plugpull_vm::{
 use rustix::process::Signal;
 
 use crate::{
-    PART, Stage, Test,
+    PART, SMALL_CASE, Stage, Test,
     processes::{Running, Watched},
 };
 
@@ -34,17 +34,6 @@ pub(crate) const HOLDS_A_GUEST: &str = "holds-a-guest";
 const CASE: &str = "page-power-cut::debian13::ext4::native";
 /// One that is still at work whenever something has happened to its run.
 const LONG_SCENARIO: &str = r#"
-about = "Many states"
-
-[matrix]
-image = ["debian13"]
-lower = ["ext4"]
-mount = ["native"]
-
-[disk]
-size  = "64 MiB"
-cache = "volatile"
-
 [workload]
 builtin = "page-fsync"
 
@@ -164,7 +153,7 @@ fn interrupted_run() -> Result<()> {
 /// Start a run of the long scenario.
 fn start_long(state: &Path, said: &Path, own_group: bool) -> Result<Child> {
     let file = state.join("long.toml");
-    fs::write(&file, LONG_SCENARIO)?;
+    fs::write(&file, format!("{SMALL_CASE}{LONG_SCENARIO}"))?;
     start(
         state,
         [OsStr::new("--scenario"), file.as_os_str()],

@@ -12,22 +12,11 @@ use anyhow::{Context, Result, ensure};
 use plugpull_lab::report::{JSON, Report, Verdict, html};
 use plugpull_vm::{cache::Home, process::Cmd};
 
-use crate::{Test, runs::xtask};
+use crate::{SMALL_CASE, Test, runs::xtask};
 
 pub(crate) const TESTS: &[Test] = &[("four_shards_are_one_run", four_shards_are_one_run)];
 
 const SCENARIO: &str = r#"
-about = "Few states, on many machines"
-
-[matrix]
-image = ["debian13"]
-lower = ["ext4"]
-mount = ["native"]
-
-[disk]
-size  = "64 MiB"
-cache = "volatile"
-
 [workload]
 builtin = "page-fsync"
 
@@ -104,12 +93,13 @@ pub(crate) struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    /// With a scenario in a directory of its own: benches of one place run cases of one name.
+    /// With the small case that does this, in a directory of its own: benches of one place run
+    /// cases of one name.
     pub(crate) fn new(place: &'a Path, name: &str, text: &str) -> Result<Self> {
         let dir = place.join(format!("{name}.bench"));
         fs::create_dir(&dir)?;
         let scenario = dir.join("shared.toml");
-        fs::write(&scenario, text)?;
+        fs::write(&scenario, format!("{SMALL_CASE}{text}"))?;
         Ok(Self { place, scenario })
     }
 
